@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     from harness.checkpoint.loading import mcore as checkpoint_files
 
 
-@pytest.mark.skipif(not checkpoint_files._NEEDS_COMMON_FILE, reason="this megatron-core needs no common.pt")
+@pytest.mark.skipif(not checkpoint_files.HAS_COMMON_FILE, reason="this megatron-core needs no common.pt")
 def test_what_only_a_later_megatron_core_can_read_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as refused:
         checkpoint_files._require_readable(tmp_path)

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from harness.checkpoint.causes import cause
 from harness.checkpoint.objections import OBJECT_MARK, objection_to
 from harness.checkpoint.shard_objects import guarded, guarded_slice
-from harness.checkpoint.state.mcore import model_state, whole_state
+from harness.checkpoint.state.mcore import HAS_COMMON_FILE, model_state, whole_state
 from harness.checkpoint.torch_index.mcore import knowing, read_metadata
 from harness.errors import CheckpointError
 from harness.parallel import collectives, cpu
@@ -33,7 +33,7 @@ from megatron.core import parallel_state as ps  # noqa: E402
 from megatron.core.dist_checkpointing.core import CheckpointingException  # noqa: E402
 from megatron.core.dist_checkpointing.dict_utils import nested_values  # noqa: E402
 from megatron.core.dist_checkpointing.state_dict_utils import load_preprocess  # noqa: E402
-from megatron.core.dist_checkpointing.strategies import common, fully_parallel  # noqa: E402
+from megatron.core.dist_checkpointing.strategies import fully_parallel  # noqa: E402
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelLoadStrategyWrapper  # noqa: E402
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy  # noqa: E402
 from megatron.core.dist_checkpointing.utils import extract_sharded_base  # noqa: E402
@@ -46,9 +46,7 @@ replace(FileSystemReader, "_slice_file", guarded_slice(FileSystemReader._slice_f
 # What `_Shared` reads nobody else needs.
 replace(fully_parallel, "exchange_loaded_objects_gather_object", lambda objects: objects)
 
-_NEEDS_COMMON_FILE = hasattr(common, "TorchCommonSaveStrategy")
-"""Until 0.16; later versions write no `common.pt`."""
-if _NEEDS_COMMON_FILE:  # later versions read so by themselves
+if HAS_COMMON_FILE:  # later versions read so by themselves
     read_without_others = partial(torch.distributed.checkpoint.load_state_dict, no_dist=True)  # type: ignore[attr-defined]
     replace(torch.distributed.checkpoint, "load_state_dict", read_without_others)
 _ERRORS_OF_CONTENT = (
@@ -226,7 +224,7 @@ def _reason(entries: list[str]) -> str:
 
 def _require_readable(directory: Path) -> None:
     """Refuse a checkpoint that only a later megatron-core can read, before this version fails on it."""
-    if _NEEDS_COMMON_FILE and not (directory / "common.pt").is_file():
+    if HAS_COMMON_FILE and not (directory / "common.pt").is_file():
         raise CheckpointError(
             f"{directory} has no common.pt, which megatron-core {megatron.core.__version__} cannot do without; later "
             "versions (0.19, on Python 3.12) write none. Read it with the megatron-core that wrote it: "

@@ -26,7 +26,14 @@ from harness.checkpoint.counted import Records
 from harness.checkpoint.joint_records import at_rank_0
 from harness.checkpoint.saving.files.mcore import Planner, Writer, new_results
 from harness.checkpoint.staged import State, Writers, writers_of
-from harness.checkpoint.state.mcore import SHARDING, complete_parameters, staging_for, states_of_parameters, whole_state
+from harness.checkpoint.state.mcore import (
+    HAS_COMMON_FILE,
+    SHARDING,
+    complete_parameters,
+    staging_for,
+    states_of_parameters,
+    whole_state,
+)
 from harness.checkpoint.writing import Writing
 from harness.errors import SaveFailedError
 from harness.parallel import collectives, cpu
@@ -63,8 +70,6 @@ if hasattr(serialization, "maybe_msc"):  # from 0.19 on
 else:
     replace(serialization, "Path", _Unlisted)
 
-_HAS_COMMON_FILE = hasattr(common, "TorchCommonSaveStrategy")
-"""Until 0.16; later versions write no `common.pt`."""
 # From 0.19 on the writer has a name, and the default one is an extra package.
 _NAMED = (
     {"async_strategy": "mcore"} if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters else {}
@@ -158,7 +163,7 @@ class _Strategy(torch_format.TorchDistSaveShardedStrategy):  # type: ignore[misc
     def request(self, state: dict[str, Any], directory: Path, *, is_first: bool) -> Any:  # noqa: ANN401
         """Return Megatron's request to write this rank's file of a state. Every rank must call it."""
         self._problems = []
-        if _HAS_COMMON_FILE:
+        if HAS_COMMON_FILE:
             from megatron.core.dist_checkpointing.strategies import base
 
             strategy = common.TorchCommonSaveStrategy("torch", 1)

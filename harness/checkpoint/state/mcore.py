@@ -14,8 +14,11 @@ from harness.parallel.megatron_changes import replace
 
 cpu.prepare()
 
-from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer  # noqa: E402 (the CPU must be prepared)
+from megatron.core.dist_checkpointing.strategies import common  # noqa: E402 (the CPU must be prepared first)
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer  # noqa: E402
 
+HAS_COMMON_FILE = hasattr(common, "TorchCommonSaveStrategy")
+"""True until 0.16; later versions write no `common.pt`."""
 # Every parameter's state in the parameter's own shape.
 SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
 

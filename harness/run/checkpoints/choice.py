@@ -75,7 +75,7 @@ def newest_sound(folder: Path, *, deep: bool = True, key: SigningKey | None = No
 
 
 def _search(folder: Path, healths: Collection[Health], key: SigningKey | None, look: Inspect) -> tuple[Choice, bool]:
-    """Return the choice, and whether progress would be lost by starting anew where there is none."""
+    """Return the choice, and if it is none, whether a new beginning would lose progress."""
     passed_over: list[PassedOver] = []
     progress_would_be_lost = False
     entries = _twice(lambda: entries_in(folder, key), _has_refused)

@@ -103,7 +103,7 @@ def nearest(
         fitting = [record for record in common if adds_to(record, start.entry, config, plan)]
         wanted = [(each, attempt) for each in fitting if (attempt := attempt_from(each, run_dir)) is not None]
     for record, attempt in collectives.from_rank_0(wanted):
-        if all(collectives.gathered(folder.is_whole(own[record.name]))):
+        if not collectives.is_true_anywhere(not folder.is_whole(own[record.name])):
             folder.keep([record.name])
             return replace(start, snapshot=record, attempt=attempt)
         text = f"passed over the snapshot of step {record.step} in {folder.path.parent}: not whole on every rank"

@@ -41,7 +41,7 @@ def restore_snapshot(run: Run, manifest: Manifest) -> bool:
     found = next((each for each in run.snapshots if (each.step, each.attempt) == key), None)
     tensors = tuple(live(run))
     fits = found is not None and [_form(one) for one in found.tensors] == [_form(one) for one in tensors]
-    if not all(collectives.gathered(fits)):
+    if collectives.is_true_anywhere(not fits):
         return False
     assert found is not None, "this rank has said that it has one"
     with torch.no_grad():
