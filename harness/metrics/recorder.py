@@ -1,7 +1,9 @@
 """The one place through which numbers, events and messages leave the trainer. Only global rank 0 has a recorder.
 
 Nothing here can stop training but the loss of the run to another owner: what a sink raises becomes a warning on the
-console. What a full or failing disk does not take waits, and is written when the disk takes it again.
+console. What a full or failing disk does not take waits, and is written when the disk takes it again. Everything is
+written by whoever does the acts that the recorder hands over (`Outlets.hand`), in their order: in a run a thread, so
+that no step waits for a file.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ class Recorder:
         outlets = outlets or Outlets()
         self._clock = outlets.clock
         self._require_owner = outlets.require_owner
+        self._hand = outlets.hand
         self._troubles: defaultdict[str, _Trouble] = defaultdict(_Trouble)
         self._place = (0, resume_step)
         self._losses: list[tuple[str, str]] = []
@@ -93,40 +96,52 @@ class Recorder:
         """Record a step, with the result of an evaluation after it.
 
         Raises:
-            HarnessError: What `require_owner` raises.
+            HarnessError: What `require_owner` raises, now or for an earlier line.
         """
-        self._write(record, is_repeated=False)
+        self._hand(partial(self._write, record, is_repeated=False))
 
     def repeat(self, records: Iterable[StepRecord]) -> None:
         """Record steps from before this launch once more, by rising step. Their earlier records no longer count.
 
         Raises:
-            HarnessError: What `require_owner` raises.
+            HarnessError: What `require_owner` raises, now or for an earlier line.
         """
+        self._hand(partial(self._repeat, records))
+
+    def event(self, event: StepEvent) -> None:
+        """Append an event of this moment to `events.jsonl`.
+
+        Raises:
+            HarnessError: What `require_owner` raises, now or for an earlier line.
+        """
+        self._hand(partial(self._take_event, event, self._clock()))
+
+    def message(self, text: str) -> None:
+        """Show text to people."""
+        self._hand(partial(self._show, text))
+
+    def close(self) -> None:
+        """Write what still waits, as far as the disk takes it, and close everything."""
+        self._hand(self._close)
+
+    def _repeat(self, records: Iterable[StepRecord]) -> None:
         for number, record in enumerate(records):
             if number == 0:
                 for name, sink in self._sinks:
                     self._try(name, partial(sink.rewind, record.step), is_writing=False)
             self._write(record, is_repeated=True)
 
-    def event(self, event: StepEvent) -> None:
-        """Append an event to `events.jsonl`.
-
-        Raises:
-            HarnessError: What `require_owner` raises.
-        """
+    def _take_event(self, event: StepEvent, time_s: float) -> None:
         self._require_owner()
         self._place = event.attempt, event.step
-        self._append(event)
+        self._append(event, time_s)
         self._tell_losses()
 
-    def message(self, text: str) -> None:
-        """Show text to people."""
+    def _show(self, text: str) -> None:
         with suppress(Exception):  # there is no other place to complain at
             self._console.show(text)
 
-    def close(self) -> None:
-        """Write what still waits, as far as the disk takes it, and close everything."""
+    def _close(self) -> None:
         self._try(self._events.name, self._events.close)
         for name, sink in self._sinks:
             self._try(name, sink.close)
@@ -138,8 +153,8 @@ class Recorder:
         self._place = record.attempt, record.step
         self._tell_losses()
 
-    def _append(self, event: StepEvent) -> None:
-        line = event_line(event, self._clock()) + "\n"
+    def _append(self, event: StepEvent, time_s: float) -> None:
+        line = event_line(event, time_s) + "\n"
         self._try(self._events.name, partial(self._events.append, line))
 
     def _note_loss(self, name: str, found: str) -> None:
@@ -152,7 +167,7 @@ class Recorder:
             text = f"{name} {found}: what it had is gone, and what follows is in a file of that name"
             self.message(f"warning: {text}")
             attempt, step = self._place
-            self._append(FileLost(attempt=attempt, step=step, file=name, reason=text))
+            self._append(FileLost(attempt=attempt, step=step, file=name, reason=text), self._clock())
 
     def _is_ours(self) -> bool:
         try:

@@ -47,6 +47,8 @@ class Outlets:
     """Seconds since 1970."""
     require_owner: Callable[[], None] = lambda: None
     """Called before every line: raises a `HarnessError` where the run is no longer ours to write in."""
+    hand: Callable[[Callable[[], object]], None] = lambda act: None if act() else None
+    """Does an act, at once or later, after those that it got before. All that the recorder writes goes through it."""
 
 
 @dataclass(frozen=True, kw_only=True)

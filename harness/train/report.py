@@ -87,7 +87,11 @@ def record(run: Run, state: TrainState, result: StepResult, evaluation: Evaluati
 
 
 def leave(run: Run, state: TrainState, decision: Decision) -> int:
-    """Report why the run leaves, and return the exit code."""
+    """Report why the run leaves, and return the exit code. When it returns everything is in the files.
+
+    Raises:
+        RunTakenOverError: Another process has taken the run over.
+    """
     assert decision.exit_code is not None, "the decision is to leave"
     exit_code = decision.exit_code
     if decision.save and not state.is_saved:
@@ -100,6 +104,7 @@ def leave(run: Run, state: TrainState, decision: Decision) -> int:
         next_phase=run.plan.phase_of(state.step + 1).name if decision.in_another_layout else None,
     )
     run.announce(_last_line(run, state, decision, exit_code), event)
+    run.settle()
     return exit_code
 
 

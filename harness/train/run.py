@@ -18,6 +18,7 @@ from harness.run.checkpoints.store import CheckpointStore
 from harness.run.event_types import StepEvent
 from harness.run.heartbeats import Heartbeat
 from harness.run.paths import RunDir
+from harness.train.components.desk import Desk
 from harness.train.components.held_out import HeldOut
 from harness.train.components.in_flight import InFlight
 from harness.train.components.inbox import Inbox
@@ -48,6 +49,10 @@ class Run:
     inbox: Inbox
     recorder: Recorder | None
     """Only global rank 0 has one."""
+    desk: Desk
+    """Records, answers commands and publishes; only global rank 0 hands it anything."""
+    housekeeping: Desk
+    """Marks and removes checkpoints, which may take minutes; only global rank 0 hands it anything."""
     heartbeat: Heartbeat
     in_flight: InFlight
     """The save that is under way, if any."""
@@ -64,6 +69,15 @@ class Run:
             if event is not None:
                 self.recorder.event(event)
             self.recorder.message(text)
+
+    def settle(self) -> None:
+        """Wait until all that was handed over to be done in files is done, before somebody reads it or the run leaves.
+
+        Raises:
+            RunTakenOverError: Another process has taken the run over.
+        """
+        for desk in (self.desk, self.housekeeping, self.desk):  # they hand each other what is left to do
+            desk.settle()
 
     @property
     def channels(self) -> tuple[str, ...]:

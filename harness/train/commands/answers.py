@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 from harness.errors import CheckpointError, SaveFailedError
+from harness.metrics.recorder import Recorder
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.commands import requests
 from harness.run.commands.command import Command
@@ -31,8 +33,12 @@ def _mark(run: Run, state: TrainState, command: Command) -> TrainState:
     """Enter a health into manifests. Abandoned checkpoints stay abandoned, and pruned ones are ignored."""
     request = command.request
     assert isinstance(request, requests.Mark), "the table has the kind"
-    if run.recorder is None:
-        return state
+    if run.recorder is not None:
+        run.desk.hand(partial(_enter_health, run, run.recorder, state, command.source, request))
+    return state
+
+
+def _enter_health(run: Run, recorder: Recorder, state: TrainState, source: str, request: requests.Mark) -> None:
     named = [
         entry for entry in run.store.list() if isinstance(entry, Checkpoint) and entry.path.name in request.checkpoints
     ]
@@ -43,22 +49,21 @@ def _mark(run: Run, state: TrainState, command: Command) -> TrainState:
         try:
             run.store.amend(entry, health=request.health)
         except (CheckpointError, SaveFailedError) as error:
-            run.recorder.message(f"warning: {error}")
+            recorder.message(f"warning: {error}")
         else:
             marked.append(entry.path.name)
     if marked:
         kinds: dict[str, Literal["marked-clean", "marked-suspect"]]
         kinds = {"clean": "marked-clean", "suspect": "marked-suspect"}
-        run.recorder.event(
+        recorder.event(
             Marked(
                 kind=kinds[request.health],
                 attempt=state.attempt,
                 step=state.step,
                 checkpoints=tuple(marked),
-                command=command.source,
+                command=source,
             )
         )
-    return state
 
 
 _ANSWERS: dict[CommandKind, Answer] = {

@@ -30,6 +30,7 @@ def reexamine(run: Run, state: TrainState, command: Command) -> TrainState:
     """
     assert isinstance(command.request, requests.Evidence), "the table has the kind"
     first, last = command.request.steps
+    run.settle()
     cursor = collectives.from_rank_0(_beginning(run, state, first, last) if run.ranks.is_writer else "")
     if isinstance(cursor, str):
         return _refused(run, state, command, cursor)
@@ -44,7 +45,7 @@ def reexamine(run: Run, state: TrainState, command: Command) -> TrainState:
     if run.recorder is None:
         return state
     try:
-        path = write_evidence(run.run_dir, last, _lines(run, state.cursor, steps, totals))
+        path = run.desk.do(lambda: write_evidence(run.run_dir, last, _lines(run, state.cursor, steps, totals)))
     except (OSError, HarnessError) as error:
         return _refused(run, state, command, str(error))
     evidence = Evidence(

@@ -42,6 +42,6 @@ def await_rescue(run: Run, state: TrainState, commands: list[Command]) -> tuple[
 
 def _patience_s(run: Run) -> float:
     settings = run.config.watch
-    if not run.ranks.is_writer or settings.action != "rollback" or not is_watched(run.run_dir):
+    if not run.ranks.is_writer or settings.action != "rollback":
         return 0.0
-    return settings.answer_within_s
+    return settings.answer_within_s if run.desk.do(lambda: is_watched(run.run_dir)) else 0.0

@@ -52,12 +52,13 @@ def roll_back(run: Run, state: TrainState, command: Command) -> TrainState:
     """
     request = command.request
     assert isinstance(request, Rollback), "the decision is to roll back"
+    run.settle()  # the plan looks at what was saved, removed and written down
     own = _plan_rollback(run, state, command, request) if run.ranks.is_writer else _RollbackPlan()
     plan = collectives.from_rank_0(own)
     if plan.was_done:
         done = RollbackDone(attempt=state.attempt, step=state.step, command=command.source)
         run.announce(f"the rollback by {command.source} was carried out before", done)
-        conclude_rollback(run, state)
+        run.desk.hand(partial(conclude_rollback, run, state))
         return state
     if plan.target is None:
         return _refused(run, state, command, plan.problem)
@@ -101,6 +102,7 @@ def _refused(run: Run, state: TrainState, command: Command, problem: str | None)
 
 
 def _plan_rollback(run: Run, state: TrainState, command: Command, request: Rollback) -> _RollbackPlan:
+    """Return what the disk says about a command to roll back, on the writer."""
     try:
         entries = run.store.list()
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib.metadata import version
 
 import xxhash
@@ -18,8 +19,9 @@ def config_hash(config: Config) -> str:
     return xxhash.xxh3_64_hexdigest(dump_config(config).encode())
 
 
+@cache
 def versions() -> Versions:
-    """Return the versions of the running programs."""
+    """Return the versions of the running programs. They are looked up once."""
     return Versions(
         harness=VERSION,
         megatron_core=version("megatron-core"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import torch
 
@@ -11,12 +12,15 @@ from harness.data.arrivals import NewParts
 from harness.parallel import collectives
 from harness.run.commands.command import Command
 from harness.run.commands.kinds import CommandKind
-from harness.run.commands.mailbox import Mailbox
 from harness.run.commands.os_signals import SignalFlags
 from harness.run.fence import Fence
+from harness.train.components.desk import Desk
+from harness.train.components.lookout import Lookout
 from harness.train.components.open_data import RunData
 from harness.train.state import TrainState
 
+Outcome = dict[str, object]
+"""The outcome of a command, as it is written into its acknowledgement."""
 _SAVING_KINDS = (CommandKind.SAVE, CommandKind.SAVE_AND_STOP, CommandKind.ROLLBACK)
 
 
@@ -29,16 +33,18 @@ class Inbox:
 
     def __init__(
         self,
-        mailbox: Mailbox | None,
+        lookout: Lookout | None,
         signals: SignalFlags,
         device: torch.device,
         *,
         fence: Fence | None,
+        desk: Desk,
         data: RunData,
     ) -> None:
-        """Take the mailbox, which only the writer has, and the other sources of commands."""
-        self._mailbox = mailbox
+        """Take the lookout, which only the writer has, and the other sources of commands. The desk answers them."""
+        self._lookout = lookout
         self._fence = fence
+        self._desk = desk
         self._arrivals = data.arrivals
         self._sound_parts = data.sound_parts
         self._signals = signals
@@ -54,8 +60,8 @@ class Inbox:
 
         Data arrived, parts were read, a command waits, and one for each kind of signal.
         """
-        if self._mailbox is not None:
-            self._waiting += self._mailbox.poll()
+        if self._lookout is not None:
+            self._waiting += self._lookout.take()
         has_parts = self._arrivals is not None and self._arrivals.has_found()
         has_read = self._sound_parts is not None and self._sound_parts.has_news()
         return (has_parts, has_read, bool(self._waiting), *self._signals.take_flags())
@@ -68,6 +74,8 @@ class Inbox:
 
     def before_first_step(self) -> list[Command]:
         """Return the commands that came before training began. Every rank must call it."""
+        if self._lookout is not None:
+            self._waiting += self._lookout.look()
         return self._behind(self.summed_flags())
 
     def agree(self, summed_flags: Sequence[float]) -> list[Command]:
@@ -104,32 +112,40 @@ class Inbox:
 
     def refuse(self, command: Command, problem: str | None) -> None:
         """Note why a command was not carried out, for its acknowledgement."""
-        if self._mailbox is not None:
+        if self._lookout is not None:
             self._refused[command.id] = problem or "it could not be carried out"
 
     def acknowledge(self, commands: Sequence[Command], state: TrainState) -> None:
-        """Move the commands to `done/` with their outcome. Must be called before every step.
+        """Let the commands move to `done/` with their outcome, beside training. Must be called before every step.
 
         A command to roll back that is in no checkpoint yet waits: it must be found again after a crash.
 
         Raises:
-            RunTakenOverError: They are for another process, which has taken the run over.
+            RunTakenOverError: Earlier ones were for another process, which has taken the run over.
         """
         answered = [*self._unsaved, *commands]
         self._unsaved = [command for command in answered if state.has_unsaved_rollback and _led_to(command, state)]
         answered = [command for command in answered if command not in self._unsaved]
-        if self._mailbox is None or not answered:
+        if self._lookout is None or not answered:
             return
-        if self._fence is not None:
-            with suppress(OSError):  # if the disk does not answer, the run counts as ours, as in the step before
-                self._fence.require_held()
-        for command in answered:
-            outcome: dict[str, object] = {"step": state.step, "attempt": state.attempt}
-            if (problem := self._refused.pop(command.id, None)) is not None:
-                outcome["refused"] = problem
-            elif command.kind in _SAVING_KINDS:
-                outcome |= _what_was_saved(command, state)
-            self._mailbox.acknowledge(command, outcome)
+        outcomes = [(command, self._outcome(command, state)) for command in answered]
+        self._desk.hand(partial(_answer, self._lookout, self._fence, outcomes))
+
+    def _outcome(self, command: Command, state: TrainState) -> Outcome:
+        outcome: Outcome = {"step": state.step, "attempt": state.attempt}
+        if (problem := self._refused.pop(command.id, None)) is not None:
+            outcome["refused"] = problem
+        elif command.kind in _SAVING_KINDS:
+            outcome |= _what_was_saved(command, state)
+        return outcome
+
+
+def _answer(lookout: Lookout, fence: Fence | None, outcomes: Sequence[tuple[Command, Outcome]]) -> None:
+    if fence is not None:
+        with suppress(OSError):  # if the disk does not answer, the run counts as ours, as in the step before
+            fence.require_held()
+    for command, outcome in outcomes:
+        lookout.acknowledge(command, outcome)
 
 
 def _led_to(command: Command, state: TrainState) -> bool:
@@ -139,7 +155,7 @@ def _led_to(command: Command, state: TrainState) -> bool:
     return state.rollback.command == command.fingerprint
 
 
-def _what_was_saved(command: Command, state: TrainState) -> dict[str, object]:
+def _what_was_saved(command: Command, state: TrainState) -> Outcome:
     if state.is_saved or _led_to(command, state):
         return {"saved": True, "path": state.checkpoint, "seconds": state.save_seconds}
     problem = state.save_problem or "the last step was not finite"

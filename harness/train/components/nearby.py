@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import torch
 
@@ -48,6 +49,8 @@ class Nearby:
     problem: str | None = None
     """Reason why the last one was not written, or None."""
     is_refusal_reported: bool = False
+    parent: tuple[str, datetime] | None = None
+    """The checkpoint from which the last snapshot went on, and when that was saved; on the writer."""
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
     _writing: Future[None] | None = None
 

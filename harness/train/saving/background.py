@@ -1,15 +1,14 @@
 """Checkpoints written beside training: begun at one step and published some steps later, one at a time.
 
 Every rank copies its state and forks a process that writes it. At each step the ranks agree, in one small reduction,
-whether all have written. Then they write the index together, and a thread of the first rank hashes the files and
-publishes the checkpoint. Until then it does not exist, and a crash goes back to the one before it.
+whether all have written. Then they write the index together, and the first rank's desk publishes the
+checkpoint. Until then it does not exist, and a crash goes back to the one before it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -92,11 +91,9 @@ def _conclude(run: Run, state: TrainState, flight: Flight) -> TrainState:
     if flight.manifest is not None:
         written_s = round(time.perf_counter() - flight.started_s, 3)
         manifest = flight.manifest.model_copy(update={"save_seconds": written_s})
-        pool = ThreadPoolExecutor(max_workers=1)
-        flight.publishing = pool.submit(
-            run.store.publish, flight.partial, manifest, belongings=run.belongings, records=records
+        flight.publishing = run.desk.begin(
+            lambda: run.store.publish(flight.partial, manifest, belongings=run.belongings, records=records)
         )
-        pool.shutdown(wait=False)  # the thread goes on, and ends by itself
     return state
 
 

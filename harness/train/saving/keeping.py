@@ -54,7 +54,7 @@ def _write(run: Run, nearby: Nearby, state: TrainState, snapshot: Snapshot) -> N
         start=nearby.start,
         optimizer_steps=snapshot.optimizer_steps,
         manifest=manifest(run, state, norms, 0.0) if run.ranks.is_writer else None,
-        parent_saved_at=_saved_at(run, state) if run.ranks.is_writer else None,
+        parent_saved_at=_saved_at(run, nearby, str(state.checkpoint)) if run.ranks.is_writer else None,
     )
     nearby.write(record, snapshot.tensors)
 
@@ -71,9 +71,15 @@ def _report_refusals(run: Run, nearby: Nearby, num_refused: int) -> None:
         run.recorder.message("all ranks can write their snapshots again")
 
 
-def _saved_at(run: Run, state: TrainState) -> datetime | None:
-    """Return when the checkpoint was saved from which training goes on. If it is None the snapshot is never used."""
-    try:
-        return read_manifest(Path(str(state.checkpoint)), run.store.key).saved_at
-    except (CheckpointError, OSError):
-        return None
+def _saved_at(run: Run, nearby: Nearby, checkpoint: str) -> datetime | None:
+    """Return when the checkpoint was saved from which training goes on. If it is None the snapshot is never used.
+
+    Its manifest is read once.
+    """
+    if nearby.parent is None or nearby.parent[0] != checkpoint:
+        try:
+            manifest = run.desk.do(lambda: read_manifest(Path(checkpoint), run.store.key))
+        except (CheckpointError, OSError):
+            return None
+        nearby.parent = checkpoint, manifest.saved_at
+    return nearby.parent[1]

@@ -48,18 +48,26 @@ def save(run: Run, state: TrainState) -> TrainState:
 def conclude(
     run: Run, state: TrainState, saved: TrainState, path: Path | None, problem: str | None, seconds: float
 ) -> TrainState:
-    """Return the state after the save of `saved` (itself or an earlier state), report the outcome, and prune."""
+    """Return the state after the save of `saved` (itself or an earlier state), report the outcome, and let prune."""
     state = state.after_save(path, round(seconds, 3), problem, of=saved)
     run.in_flight.save_s = seconds
     run.in_flight.num_failed_saves = state.num_failed_saves
     _report(run, state, saved, problem)
-    if path is not None:
-        if run.ranks.is_writer:
-            resume_failures.forget(run.run_dir)
-            conclude_rollback(run, state)
-            quarantine.release(run, state)
-        _prune(run, path)
+    if path is not None and run.ranks.is_writer:
+        run.desk.hand(lambda: _secure(run, state))
+        run.housekeeping.hand(lambda: _tidy(run, state, path))
     return state
+
+
+def _secure(run: Run, state: TrainState) -> None:
+    """Do what must be done before a command is answered to which this save belongs."""
+    resume_failures.forget(run.run_dir)
+    conclude_rollback(run, state)
+
+
+def _tidy(run: Run, state: TrainState, saved: Path) -> None:
+    quarantine.release(run, state)
+    _prune(run, saved)
 
 
 def path_or_problem(act: Callable[[], Path]) -> tuple[Path | None, str | None]:
@@ -74,7 +82,9 @@ def begin(run: Run, state: TrainState) -> tuple[Path | None, str | None]:
     """Make the folder to write into, on the writer; return it, or the reason why it cannot be made."""
     if not run.ranks.is_writer:
         return None, None
-    return path_or_problem(lambda: run.store.begin(state.step, estimated_bytes=checkpoint_bytes(run.config)))
+    run.housekeeping.settle()  # what it removes makes room
+    needed = checkpoint_bytes(run.config)
+    return path_or_problem(lambda: run.desk.do(lambda: run.store.begin(state.step, estimated_bytes=needed)))
 
 
 def _write(run: Run, state: TrainState, partial: Path) -> tuple[Records, str | None]:
@@ -94,7 +104,7 @@ def signs(run: Run) -> bool:
 def not_written(run: Run, state: TrainState, partial: Path, error: SaveFailedError) -> str:
     """Remove the files of a save that failed, and return the problem for people."""
     if run.ranks.is_writer:
-        run.store.discard(partial)  # what cannot be removed now is removed by the next save or start
+        run.desk.do(lambda: run.store.discard(partial))  # what stays is removed by the next save or start
     return (
         f"The checkpoint of step {state.step} was not saved: {error}. Older checkpoints are untouched. Make "
         f"room in {partial.parent}, or check its file system."
@@ -106,12 +116,10 @@ def _publish(
 ) -> tuple[Path | None, str | None]:
     if not run.ranks.is_writer:
         return None, None
+    about = manifest(run, state, norms, time.perf_counter() - started_s)
     return path_or_problem(
-        lambda: run.store.publish(
-            partial,
-            manifest(run, state, norms, time.perf_counter() - started_s),
-            belongings=run.belongings,
-            records=records,
+        lambda: run.desk.do(
+            lambda: run.store.publish(partial, about, belongings=run.belongings, records=records),
         )
     )
 
@@ -155,7 +163,7 @@ def _rotation(run: Run, step: int) -> dict[str, Any]:
 def _prune(run: Run, saved: Path) -> None:
     """Remove the checkpoints that the retention policy does not keep, now that there is a newer one."""
     settings = run.config.checkpoint
-    if not run.ranks.is_writer or settings.keep_last is None:
+    if settings.keep_last is None:
         return
     policy = RetentionPolicy(keep_last=settings.keep_last, keep_every_steps=settings.keep_every_steps)
     if verify(saved, key=run.store.key):  # only sizes: the files were hashed a moment ago

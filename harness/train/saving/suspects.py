@@ -8,6 +8,7 @@ off). A run goes on even from a suspect one, because nothing newer exists. It ro
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import partial
 from typing import NamedTuple
 
 from harness.errors import SaveFailedError
@@ -64,12 +65,17 @@ def alarms_in(run_dir: RunDir) -> list[Alarm]:
 
 
 def release_due(run: Run, state: TrainState) -> None:
-    """Release the checkpoint that becomes clean with this step, on the writer. Costs a look at one name."""
+    """Let the checkpoint be released that becomes clean with this step, on the writer. Costs a look at one name."""
     if not run.config.checkpoint.save_as_suspect or run.recorder is None:
         return
     step = state.step - run.config.clean_after_steps_or_default
-    if step > 0 and run.run_dir.checkpoint(step).exists():
-        release(run, state)
+
+    def look() -> None:
+        if run.run_dir.checkpoint(step).exists():
+            run.housekeeping.hand(partial(release, run, state))
+
+    if step > 0:
+        run.desk.hand(look)
 
 
 def release(run: Run, state: TrainState) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from harness.checkpoint.loading import mcore as checkpoint_files
@@ -99,7 +100,7 @@ def restore(run: Run, start: Start) -> TrainState:
         _accept(run, run.recorder)
         run.recorder.event(opened)
         if start.entry is not None and start.snapshot is None:  # the way to a snapshot is never hidden
-            _repeat_hidden(run, run.recorder, start.entry, state.attempt)
+            run.desk.do(partial(_repeat_hidden, run, run.recorder, start.entry, state.attempt))
         for text in introduction(run):
             run.recorder.message(text)
     return state

@@ -44,11 +44,13 @@ from harness.run.launch_folder import hyperparameters
 from harness.run.paths import RunDir
 from harness.train.components.agreement import raising_together
 from harness.train.components.belongings import RunBelongings, belongings_for
+from harness.train.components.desk import Desk
 from harness.train.components.findings import found_by_rank_0
 from harness.train.components.found import Start, find_start, take_possession
 from harness.train.components.identity import other_versions, versions
 from harness.train.components.in_flight import InFlight
 from harness.train.components.inbox import Inbox
+from harness.train.components.lookout import Lookout
 from harness.train.components.mcore import Pipeline
 from harness.train.components.nearby import Nearby, folder_of, nearest
 from harness.train.components.open_data import RunData, list_channels, open_data
@@ -96,19 +98,19 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             if joined.is_writer and start.manifest is not None:
                 remarks += require_planned(config, start.manifest, run_dir)
             start = replace(start, remarks=tuple(remarks))
+        parts = _Parts(
+            config=config,
+            plan=plan,
+            phase=phase,
+            ranks=ranks,
+            device=world.device,
+            data=data,
+            belongings=belongings,
+        )
         run = _introduced(
-            _Parts(
-                config=config,
-                plan=plan,
-                phase=phase,
-                ranks=ranks,
-                device=world.device,
-                data=data,
-                belongings=belongings,
-            ),
+            parts,
             store=store,
-            inbox=Inbox(_mailbox(config, run_dir, ranks), signals, world.device, fence=store.fence, data=data),
-            recorder=_open_recorder(config, plan, store, data, start, closing) if ranks.is_writer else None,
+            links=_linked(parts, store, start, signals, closing),
             heartbeat=heartbeat,
             nearby=None
             if folder is None
@@ -196,8 +198,31 @@ class _Parts:
     belongings: RunBelongings
 
 
-def _mailbox(config: Config, run_dir: RunDir, ranks: Ranks) -> Mailbox | None:
-    return Mailbox(run_dir, problem_of=partial(rollback_problem, run_dir, config)) if ranks.is_writer else None
+@dataclass(frozen=True, kw_only=True)
+class _Links:
+    """The ways by which a rank hears of commands and writes. Only the writer has all of them."""
+
+    desk: Desk
+    housekeeping: Desk
+    recorder: Recorder | None
+    inbox: Inbox
+
+
+def _linked(parts: _Parts, store: CheckpointStore, start: Start, signals: SignalFlags, closing: ExitStack) -> _Links:
+    """Connect the rank with people and files. At the end each thread does what is left before the run is let go."""
+    config, run_dir, is_writer = parts.config, store.run_dir, parts.ranks.is_writer
+    desk, housekeeping = Desk("desk"), Desk("housekeeping")
+    closing.callback(desk.close)
+    recorder = _open_recorder(parts, store, start, desk) if is_writer else None
+    if recorder is not None:
+        closing.callback(recorder.close)
+    closing.callback(housekeeping.close)
+    lookout = None
+    if is_writer:
+        lookout = Lookout(Mailbox(run_dir, problem_of=partial(rollback_problem, run_dir, config)))
+        closing.callback(lookout.close)
+    inbox = Inbox(lookout, signals, parts.device, fence=store.fence, desk=desk, data=parts.data)
+    return _Links(desk=desk, housekeeping=housekeeping, recorder=recorder, inbox=inbox)
 
 
 def _signing_key(config: Config) -> SigningKey | None:
@@ -235,15 +260,14 @@ def _introduced(
     parts: _Parts,
     *,
     store: CheckpointStore,
-    inbox: Inbox,
-    recorder: Recorder | None,
+    links: _Links,
     heartbeat: Heartbeat,
     nearby: Nearby | None,
 ) -> Run:
     """Return the run. Model and optimizer are built here, with initial weights and the settings of the phase."""
     config, plan, phase, ranks, device = parts.config, parts.plan, parts.phase, parts.ranks, parts.device
-    if recorder is not None and (problem := attention.slow_kernels_on(device)):
-        recorder.message(f"warning: {problem}")
+    if links.recorder is not None and (problem := attention.slow_kernels_on(device)):
+        links.recorder.message(f"warning: {problem}")
     settings = in_phase(config, phase.index)
     chunks = build_model(settings, plan, ranks, device)
     pipeline = Pipeline(
@@ -270,8 +294,10 @@ def _introduced(
         saver=Saver(chunks, optimizer.megatron),
         data=parts.data,
         store=store,
-        inbox=inbox,
-        recorder=recorder,
+        inbox=links.inbox,
+        recorder=links.recorder,
+        desk=links.desk,
+        housekeeping=links.housekeeping,
         heartbeat=heartbeat,
         in_flight=InFlight(),
         nearby=nearby,
@@ -282,10 +308,8 @@ def _introduced(
     return run
 
 
-def _open_recorder(
-    config: Config, plan: Plan, store: CheckpointStore, data: RunData, start: Start, closing: ExitStack
-) -> Recorder:
-    run_dir = store.run_dir
+def _open_recorder(parts: _Parts, store: CheckpointStore, start: Start, desk: Desk) -> Recorder:
+    config, plan, data, run_dir = parts.config, parts.plan, parts.data, store.run_dir
     assert store.fence is not None, "the writer has taken the run"
     with suppress(OSError):  # for people; the recorder reports a full disk
         replace_file(run_dir.plan, plan_text(config, plan))
@@ -300,9 +324,8 @@ def _open_recorder(
         train_steps=plan.train_steps,
         channels=data.channel_names,
         resume_step=start.step,
-        outlets=Outlets(require_owner=partial(_require_held, store.fence)),
+        outlets=Outlets(require_owner=partial(_require_held, store.fence), hand=desk.hand),
     )
-    closing.callback(recorder.close)
     for text in start.passed_over:
         recorder.event(PassedOver(attempt=start.attempt, step=start.step, reason=text))
         recorder.message(f"warning: {text}")

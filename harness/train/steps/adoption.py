@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 from harness.channels.parts import check_files
@@ -102,12 +103,16 @@ def await_parts(run: Run, state: TrainState) -> tuple[TrainState, list[Command]]
 def remember(run: Run, checked: Sequence[CheckedPart]) -> None:
     """Write down parts that were read and found sound, on the writer, for later launches."""
     if run.ranks.is_writer and checked:
-        with suppress(OSError):  # then the next launch reads these parts again
-            append_checked(run.run_dir.checked_parts, checked)
+        run.desk.hand(partial(_remember, run, checked))
+
+
+def _remember(run: Run, checked: Sequence[CheckedPart]) -> None:
+    with suppress(OSError):  # then the next launch reads these parts again
+        append_checked(run.run_dir.checked_parts, checked)
 
 
 def write_down(run: Run, before: History, after: History) -> None:
-    """Append the changes of `after` that `before` does not have to the journal, on the writer.
+    """Append the changes of `after` that `before` does not have to the journal, on the writer, and wait for the disk.
 
     If somebody has removed the journal since, all changes of `after` are written again.
 
@@ -115,9 +120,13 @@ def write_down(run: Run, before: History, after: History) -> None:
         SaveFailedError: The disk does not take them.
     """
     if run.ranks.is_writer:
-        known = before if run.run_dir.order.exists() else ()
-        further = [each for each in after if each not in known and not isinstance(each, PhaseBegun)]
-        append_to_journal(run.run_dir.order, further)
+        run.desk.do(partial(_write_down, run, before, after))
+
+
+def _write_down(run: Run, before: History, after: History) -> None:
+    known = before if run.run_dir.order.exists() else ()
+    further = [each for each in after if each not in known and not isinstance(each, PhaseBegun)]
+    append_to_journal(run.run_dir.order, further)
 
 
 def _announce_refusal(run: Run, state: TrainState, outcome: str, reason: str) -> None:

@@ -31,7 +31,7 @@ def blame(run: Run, state: TrainState, result: StepResult) -> None:
         return
     step, path = state.step, run.run_dir.evidence(state.step)
     try:
-        path = write_evidence(run.run_dir, step, findings)
+        path = run.desk.do(lambda: write_evidence(run.run_dir, step, findings))
     except OSError as error:  # the rest is reported anyway
         run.recorder.message(f"warning: cannot write {path}: {error.strerror or error}")
     channels = sorted({str(finding["channel"]) for finding in findings if "channel" in finding})
