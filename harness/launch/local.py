@@ -15,6 +15,7 @@ from harness.launch.cpu_room import require_room
 from harness.launch.held_run import held
 from harness.launch.last_words import switch_for
 from harness.launch.machine import count_cores, count_gpus, free_port
+from harness.launch.node_heartbeats import node_heartbeats
 from harness.launch.requirements import require_installed
 from harness.launch.workers import WorkerStart, run_workers, write_to_stderr
 from harness.parallel import gpu_environment
@@ -73,7 +74,7 @@ def train(
             command += ("--config", str(folder / CONFIG))
             write_to_stderr(f"{run.root}: starting {_workers_text(sizes[phase.index], num_gpus)}")
             known = size_of_events(run)
-            code = _run_workers(command, sizes[phase.index], folder, lock, on_gpu=num_gpus > 0)
+            code = _run_workers(command, sizes[phase.index], run, folder, lock, on_gpu=num_gpus > 0)
             wanted = wanted_phase(run, plan, known) if code == EXIT_REQUEUE else None
             if wanted is None or wanted == phase:
                 return code
@@ -81,12 +82,17 @@ def train(
             phase, resume = wanted, "auto"
 
 
-def _run_workers(command: Sequence[str], world_size: int, folder: Path, lock: RunLock, *, on_gpu: bool) -> int:
+def _run_workers(
+    command: Sequence[str], world_size: int, run: RunDir, folder: Path, lock: RunLock, *, on_gpu: bool
+) -> int:
     """Run the workers of one launch until they have ended; return its exit code."""
     here = NodePlace(index=0, count=1, master_address=LOOPBACK, master_port=free_port())
-    starts = worker_starts(command, here, world_size, folder, on_gpu=on_gpu)
     descriptors = () if lock.descriptor is None else (lock.descriptor,)
-    return run_workers(starts, pass_descriptors=descriptors, kill_switch=switch_for(folder))
+    with node_heartbeats(run, here.index) as heartbeats:
+        starts = worker_starts(command, here, world_size, folder, on_gpu=on_gpu, further=heartbeats.environment)
+        return run_workers(
+            starts, pass_descriptors=descriptors, kill_switch=switch_for(folder), beside=heartbeats.gathering()
+        )
 
 
 def local_world_size(config: Config, num_gpus: int) -> int:
@@ -145,9 +151,18 @@ def _open_launch(run: RunDir, config: Config, lock: RunLock, start: LaunchStart)
 
 
 def worker_starts(
-    command: Sequence[str], place: NodePlace, num_workers: int, folder: Path, *, on_gpu: bool
+    command: Sequence[str],
+    place: NodePlace,
+    num_workers: int,
+    folder: Path,
+    *,
+    on_gpu: bool,
+    further: dict[str, str],
 ) -> list[WorkerStart]:
-    """Return one start for each worker of this node. All but rank 0 write to a log in the launch's folder."""
+    """Return one start for each worker of this node. All but rank 0 write to a log in the launch's folder.
+
+    `further` are environment variables that all of them get.
+    """
     starts = []
     for local_rank in range(num_workers):
         rank = place.index * num_workers + local_rank
@@ -164,7 +179,7 @@ def worker_starts(
             num_threads=max(1, count_cores() // num_workers),
             on_gpu=on_gpu,
         )
-        starts.append(WorkerStart(command=command, environment=environment, log=rank_log(folder, rank)))
+        starts.append(WorkerStart(command=command, environment=environment | further, log=rank_log(folder, rank)))
     return starts
 
 

@@ -18,6 +18,7 @@ from harness.errors import EXIT_FINISHED, HarnessError, UsageError
 from harness.launch.last_words import remove_pipes, switch_for
 from harness.launch.local import WORKER, worker_starts
 from harness.launch.machine import count_gpus
+from harness.launch.node_heartbeats import node_heartbeats
 from harness.launch.workers import run_workers
 from harness.parallel.environment import NodePlace, collectives_pipes, node_name, read_node
 from harness.run.launches import (
@@ -62,8 +63,10 @@ def run_node(
     kill_switch = switch_for(launch, pipes=collectives_pipes(), num_nodes=place.count)
     code = EXIT_FINISHED
     for command in commands:
-        starts = worker_starts(command, place, num_workers, launch, on_gpu=num_gpus > 0)
-        code = run_workers(starts, kill_switch=kill_switch)
+        with node_heartbeats(run_dir, place.index) as heartbeats:
+            further = heartbeats.environment
+            starts = worker_starts(command, place, num_workers, launch, on_gpu=num_gpus > 0, further=further)
+            code = run_workers(starts, kill_switch=kill_switch, beside=heartbeats.gathering())
         if code != EXIT_FINISHED:
             break
     remove_pipes(collectives_pipes(), range(place.index * num_workers, (place.index + 1) * num_workers))

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,7 @@ def run_workers(
     pass_descriptors: Sequence[int] = (),
     patience: Patience | None = None,
     kill_switch: KillSwitch | None = None,
+    beside: AbstractContextManager[None] | None = None,
     show: Callable[[str], None] | None = None,
 ) -> int:
     """Run workers, one per rank in order of rank, until all have ended; return the exit code of all together.
@@ -78,7 +79,8 @@ def run_workers(
     lost or deadly while it starts. If this process dies, its workers die too, or, once they train, get SIGTERM. Call it
     from the main thread.
 
-    Workers inherit the open files `pass_descriptors`, such as the run's lock. `show` shows a line to people, by default
+    Workers inherit the open files `pass_descriptors`, such as the run's lock. `beside` is entered once all were
+    started, and left when all have ended: it may start threads. `show` shows a line to people, by default
     on standard error.
 
     Returns:
@@ -89,7 +91,8 @@ def run_workers(
         try:
             for start in starts:
                 workers.start(start, pass_descriptors, logs)
-            return workers.watch()
+            with beside or nullcontext():
+                return workers.watch()
         finally:
             workers.kill()
 

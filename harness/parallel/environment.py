@@ -7,10 +7,13 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.errors import UsageError
 
 LOOPBACK = "127.0.0.1"
+HEARTBEATS = "HARNESS_HEARTBEATS"
+"""Variable with the folder for the heartbeats of a node's ranks; empty if nobody gathers them."""
 _MOST_DIGITS = 9
 """Digits of a number of ranks; Python itself stops at 4,300."""
 _MOST_PORT = 65534
@@ -133,6 +136,12 @@ def collectives_pipes(environ: Mapping[str, str] = os.environ) -> str | None:
     slurm/environment.sh sets it; None if it is not set.
     """
     return environ.get("TORCH_NCCL_DEBUG_INFO_PIPE_FILE")
+
+
+def heartbeat_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the folder in which the launcher of this node gathers heartbeats; None if none does."""
+    folder = environ.get(HEARTBEATS)
+    return Path(folder) if folder else None
 
 
 def names_set(environ: Mapping[str, str] = os.environ) -> list[str]:

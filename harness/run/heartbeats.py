@@ -1,6 +1,7 @@
 """The heartbeat of a rank: its step, its activity, and since when. Written by a thread, beside training.
 
-`<run>/heartbeats/rank_00003.json` is replaced every few seconds:
+`rank_00003.json` is replaced every few seconds, on the node if a launcher gathers heartbeats there (see
+`harness.launch.node_heartbeats`), otherwise in `<run>/heartbeats`:
 
     {"rank": 3, "host": "node07", "pid": 4711, "step": 120, "phase": "forward-backward", "since": 1700000000.0,
      "time": 1700000004.2, "spent_s": {"data": 0.4, "forward-backward": 130.2}, "compute_ms": 0.21}
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
@@ -163,12 +165,29 @@ def read_beats(run_dir: RunDir, *, only_own: bool = False) -> Iterator[Beat]:
 
     With `only_own` so are those of other users: for what acts on them, not for what only shows them.
     """
-    for path in sorted(run_dir.heartbeats.glob("rank_*.json")):
-        with suppress(OSError, ValueError):
-            fields = read_own_json(path) if only_own else read_json_file(path)
-            beat = _BEAT.validate_python(_with_activity(fields)) if isinstance(fields, dict) else None
-            if beat is not None and run_dir.heartbeat(beat.rank).name == path.name:
-                yield beat
+    read = read_own_json if only_own else read_json_file
+    newest: dict[int, Beat] = {}
+    for path in chain(run_dir.heartbeats.glob("rank_*.json"), run_dir.heartbeats.glob("node_*.json")):
+        try:
+            fields = read(path)
+        except (OSError, ValueError):
+            continue
+        for beat in _beats_in(fields):
+            is_named_so = path.name.startswith("node_") or run_dir.heartbeat(beat.rank).name == path.name
+            if is_named_so and (beat.rank not in newest or beat.time > newest[beat.rank].time):
+                newest[beat.rank] = beat
+    yield from (newest[rank] for rank in sorted(newest))
+
+
+def _beats_in(fields: object) -> Iterator[Beat]:
+    """Yield the heartbeats in a file of a rank or of a node. What is none is passed over."""
+    if not isinstance(fields, dict):
+        return
+    ranks = fields.get("ranks", [fields])
+    for of_rank in ranks if isinstance(ranks, list) else ():
+        if isinstance(of_rank, dict):
+            with suppress(ValueError):
+                yield _BEAT.validate_python(_with_activity(of_rank))
 
 
 def _with_activity(fields: Mapping[str, object]) -> dict[str, object]:

@@ -37,7 +37,7 @@ STEERING = (
     Steering("launches/*/launch.json", "the launches that count, their ranks", "launcher, watcher", "no launch"),
     Steering("launches/*/node_*.json", "whether the job comes back", "launcher", "a node without a word"),
     Steering("launches/*/ended.json", "whether the job comes back, no more hangs", "launcher, watcher", "none"),
-    Steering("heartbeats/rank_*.json", "whether a launch hangs and is killed", "watcher", "a rank without heartbeat"),
+    Steering("heartbeats/*_*.json", "whether a launch hangs and is killed", "watcher", "ranks without heartbeat"),
     Steering("watch/heartbeat.json", "lets a rank wait for the watcher", "trainer", "no watcher"),
     Steering("order.jsonl", "quarantine, adopted parts, samples to skip", "trainer", "refuses to start"),
     Steering("config.yaml", "the watcher's command, addresses and limits", "watcher", "refuses to watch"),

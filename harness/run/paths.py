@@ -8,7 +8,7 @@
       signals/  signals/done/  signals/rejected/
       checkpoints/step_0012000/  checkpoints/step_0012000.partial/   (the latter is being written)
       evidence/step_0012040.jsonl
-      heartbeats/rank_00000.json
+      heartbeats/node_00000.json  heartbeats/rank_00000.json   (the latter of a rank without our launcher)
       watch/state.json  alerts.jsonl  heartbeat.json  report.md  lock
       launches/0001/
 ```
@@ -111,8 +111,12 @@ class RunDir:
         return self.evidence_folder / f"{step_name(step)}.jsonl"
 
     def heartbeat(self, rank: int) -> Path:
-        """Return the heartbeat file of a rank."""
+        """Return the heartbeat file of a rank that no launcher of ours has started."""
         return self.heartbeats / f"rank_{rank:05d}.json"
+
+    def node_heartbeats(self, index: int) -> Path:
+        """Return the file with the heartbeats of all ranks of a node."""
+        return self.heartbeats / f"node_{index:05d}.json"
 
     def launch(self, number: int) -> Path:
         """Return the folder with command, environment, git state and output of a job. Numbers start at 1."""

@@ -22,6 +22,7 @@ from harness.model.mcore import build_model
 from harness.optim.mcore import Optimizer
 from harness.parallel import collectives
 from harness.parallel import mcore as parallel
+from harness.parallel.environment import heartbeat_folder
 from harness.parallel.ranks import Ranks
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import PhasePlan, Plan, make_plan
@@ -75,7 +76,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
     """
     whole = make_plan(config, phase_world_sizes(config, world.size))
     with ExitStack() as closing:
-        heartbeat = closing.enter_context(Heartbeat(run_dir.heartbeat(world.rank), world.rank))
+        heartbeat = closing.enter_context(_heartbeat(run_dir, world.rank))
         signals = SignalFlags()
         signals.install(is_starting=True)
         closing.callback(signals.restore)
@@ -124,6 +125,12 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         )
         with blamed, reporting_takeover(store.fence):
             yield run, restore(run, start)
+
+
+def _heartbeat(run_dir: RunDir, rank: int) -> Heartbeat:
+    """Return the heartbeat of a rank: on its node if a launcher gathers those of the node, otherwise in the run."""
+    in_run, folder = run_dir.heartbeat(rank), heartbeat_folder()
+    return Heartbeat(in_run if folder is None else folder / in_run.name, rank)
 
 
 def _join(world: World, signals: SignalFlags) -> Ranks:
