@@ -28,18 +28,20 @@ from harness.run.begun_phases import Moved, moved_phase
 from harness.run.checkpoints.entries import Checkpoint, entries_in, newest_first
 from harness.run.commands.mailbox import is_being_written
 from harness.run.event_types import Saved
-from harness.run.events import read_events
+from harness.run.events import last_events
 from harness.run.lock import owner_of
 from harness.run.metric_names import STEP_TIME_S
 from harness.run.paths import RunDir
-from harness.run.records import read_records
+from harness.run.records import last_records
 
 NUM_CHECKPOINTS = 2
 """Number of checkpoints for which there must be space at the start: one that is kept and one that is written."""
 MANY_NODES = 64
 """Nodes from which on a shared disk with packages delays a start: 500 ranks read 5,000 files each."""
 LEAD_FACTOR = 1.5
-"""Factor of the lead time over the longest step and the longest save so far."""
+"""Factor of the lead time over the longest of the last steps and saves."""
+_NUM_STEPS = 2_000
+"""Recorded steps, the last ones, whose longest says how long a step takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,12 +222,13 @@ def _free_space(request: Request) -> Iterator[str]:
 
 
 def _lead_time(request: Request) -> Iterator[str]:
-    """Yield a warning if the lead time is too short to save, going by earlier launches."""
+    """Yield a warning if the lead time is too short to save, going by the last steps and saves of earlier launches."""
     run_dir, lead_s = request.run_dir, request.config.launch.signal_lead_s
     if not run_dir.metrics.is_file():
         return
-    step_s = max((record.values.get(STEP_TIME_S, 0.0) for record in read_records(run_dir.metrics)), default=0.0)
-    save_s = max((event.seconds for event in read_events(run_dir.events) if isinstance(event, Saved)), default=0.0)
+    steps = last_records(run_dir.metrics, _NUM_STEPS)
+    step_s = max((record.values.get(STEP_TIME_S, 0.0) for record in steps), default=0.0)
+    save_s = max((event.seconds for event in last_events(run_dir.events) if isinstance(event, Saved)), default=0.0)
     wanted = LEAD_FACTOR * (step_s + save_s)
     if lead_s < wanted:
         yield (

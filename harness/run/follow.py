@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -11,7 +12,7 @@ from typing import Annotated, BinaryIO
 from pydantic import Field
 
 from harness.run.field_types import Flag
-from harness.run.lines import MOST_LINE_BYTES, MOST_PASSED_OVER, open_lines
+from harness.run.lines import MOST_LINE_BYTES, MOST_PASSED_OVER, offset_of_last, open_lines
 
 _MOST_WAITS = 30
 _Size = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
@@ -29,6 +30,16 @@ class Mark:
     num_waits: _Size = 0
     """Looks at lines of zero bytes, since one met none: shared file systems may show the new size before the content.
     Lines that stay so are passed over together."""
+
+
+def mark_of_last(path: Path, num_lines: int) -> Mark:
+    """Return the mark after which the last lines of a file follow, so many of them; a fresh one if it has fewer.
+
+    So does a file that cannot be read: `new_lines` tells of it.
+    """
+    with suppress(OSError):
+        return Mark(inode=path.stat().st_ino, offset=offset_of_last(path, num_lines))
+    return Mark()
 
 
 def new_lines(path: Path, mark: Mark) -> Iterator[bytes]:

@@ -115,6 +115,29 @@ def lines_backwards(path: Path) -> Iterator[bytes]:
         yield tail
 
 
+def offset_of_last(path: Path, num_lines: int) -> int:
+    """Return the byte at which the last lines of a file begin, so many of them; 0 if it has fewer, or is missing.
+
+    An unfinished last line counts. Reads blocks from the end, and no lines.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with suppress(FileNotFoundError), open_lines(path) as file:
+        position = end = file.seek(0, os.SEEK_END)
+        missing = num_lines
+        while position > 0:
+            size = min(_BLOCK_BYTES, position)
+            position = file.seek(position - size)
+            block = file.read(size)
+            last = len(block) - 1 if position + size == end else len(block)  # the end of the last line begins none
+            while missing and (last := block.rfind(b"\n", 0, last)) >= 0:
+                missing -= 1
+                if not missing:
+                    return position + last + 1
+    return 0
+
+
 def last_lines(path: Path, most_bytes: int) -> list[bytes]:
     """Return as many of the last lines of a file as fit in `most_bytes`, without line ends; none if it is unreadable.
 

@@ -14,6 +14,7 @@ import math
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from harness.json_text import JsonError, parse_json
 from harness.run import metric_names as names
 from harness.run.field_types import is_count, is_moment, is_number
-from harness.run.lines import lines_backwards, lines_in, lines_of, open_lines
+from harness.run.lines import lines_backwards, lines_in, lines_of, offset_of_last, open_lines
 
 _NONFINITE = "nonfinite"
 _POSITIONS = "positions"
@@ -138,6 +139,17 @@ def whole_records(path: Path) -> Iterator[StepRecord]:
     Lines that cannot be read are passed over. A missing file has no records.
     """
     yield from (record for line in lines_in(path) if (record := from_json_line(line)) is not None)
+
+
+def last_records(path: Path, num_lines: int) -> Iterator[StepRecord]:
+    """Yield the records in the last lines of a `metrics.jsonl`, as `whole_records` does.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with suppress(FileNotFoundError), open_lines(path) as file:
+        file.seek(offset_of_last(path, num_lines))
+        yield from (record for line in lines_of(file) if (record := from_json_line(line)) is not None)
 
 
 def read_records(path: Path) -> Iterator[StepRecord]:

@@ -18,6 +18,7 @@ from harness.run.checkpoints.store import CheckpointStore
 from harness.run.event_types import StepEvent
 from harness.run.heartbeats import Heartbeat
 from harness.run.paths import RunDir
+from harness.train.components.alarms import Alarms
 from harness.train.components.desk import Desk
 from harness.train.components.held_out import HeldOut
 from harness.train.components.in_flight import InFlight
@@ -53,6 +54,8 @@ class Run:
     """Records, answers commands and publishes; only global rank 0 hands it anything."""
     housekeeping: Desk
     """Marks and removes checkpoints, which may take minutes; only global rank 0 hands it anything."""
+    alarms: Alarms
+    """Only housekeeping looks at them."""
     heartbeat: Heartbeat
     in_flight: InFlight
     """The save that is under way, if any."""

@@ -30,7 +30,7 @@ from harness.watch.exposition import Address, served
 from harness.watch.hang import HangWatch
 from harness.watch.saved_state import LostStateError, WatchState, load_state, put_aside, save_state
 from harness.watch.surroundings import shortage, stall
-from harness.watch.watcher import Watcher
+from harness.watch.watcher import MOST_HISTORY, Watcher
 
 _HEARTBEAT_EVERY_S = 5.0
 _SURROUNDINGS_EVERY_S = 60.0
@@ -215,9 +215,10 @@ def _remembered(run_dir: RunDir, alerts: Alerts, show: Callable[[str], None]) ->
             return saved, False
     except LostStateError as error:
         text = (
-            f"the memory of the watcher, {path}, {error}. It begins anew: the run is judged by all of its metrics, and "
-            "earlier rollbacks count against the budget. What happened since its last look, and alerts that were not "
-            f"delivered, are not sent again: see `harness status {run_dir.root}` and {run_dir.watch_alerts}"
+            f"the memory of the watcher, {path}, {error}. It begins anew: the run is judged by the last "
+            f"{MOST_HISTORY:,} records of its metrics, and earlier rollbacks count against the budget. What happened since its last "
+            "look, and alerts that were not delivered, are not sent again: see "
+            f"`harness status {run_dir.root}` and {run_dir.watch_alerts}"
         )
         show(f"warning: {text}")
         try:

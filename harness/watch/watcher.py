@@ -31,8 +31,8 @@ from harness.run.event_types import (
     StopOrdered,
     WaitingForParts,
 )
-from harness.run.events import parse_event
-from harness.run.follow import new_lines
+from harness.run.events import kinds_of, parse_event
+from harness.run.follow import mark_of_last, new_lines
 from harness.run.paths import RunDir
 from harness.run.records import from_json_line
 from harness.watch.announcer import Announcer, Outputs
@@ -60,8 +60,28 @@ from harness.watch.verdict import ALARMS, Verdict
 
 _UNREMARKABLE_EXITS = (EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON)
 _MOST_ACTIONS = 16
+MOST_HISTORY = 20_000
+"""Records of a run's past by which a watcher that begins anew judges what follows. Of the detector's memory of them the
+slowest fades by 1/400 with each record (`harness.watch.baseline`)."""
 _ROLLBACK, _STOP = "watch-rollback", "watch-stop"
 """Prefixes of the names of the watcher's commands."""
+_KINDS = kinds_of(
+    Started,
+    Resumed,
+    Exit,
+    LaunchEnded,
+    RolledBack,
+    RollbackRefused,
+    RollbackDone,
+    RollbackOrdered,
+    Evidence,
+    EvidenceRefused,
+    WaitingForParts,
+    PartsRefused,
+    PartDamaged,
+    FileLost,
+)
+"""Kinds of the events that the watcher acts upon."""
 _STEP = re.compile(r"[0-9]{1,15}")
 
 
@@ -71,9 +91,12 @@ class Watcher:
     def __init__(self, run_dir: RunDir, config: Config, state: WatchState, outputs: Outputs, *, is_anew: bool) -> None:
         """Take the run and the state to go on from.
 
-        `is_anew` if there was no saved state. Then the past of the run is history and not acted upon.
+        `is_anew` if there was no saved state. Then the past of the run is history and not acted upon, and of its
+        metrics only the last `MOST_HISTORY` records are read.
         """
         self.state = state
+        if is_anew:
+            state.metrics = mark_of_last(run_dir.metrics, MOST_HISTORY)
         self._run_dir = run_dir
         self._watch = config.watch
         self._model = config.model
@@ -125,7 +148,7 @@ class Watcher:
     def _read_events(self) -> None:
         """Read the new events of other writers."""
         for line in new_lines(self._run_dir.events, self.state.events):
-            event = parse_event(line)
+            event = parse_event(line, _KINDS)
             if isinstance(event, LaunchEnded):
                 self._handle_launch_end(event)
             elif event is not None and event.by != "watch":

@@ -1,4 +1,4 @@
-"""Tests of this folder run the small runs of tests/train on the parts of tests/data."""
+"""Tests of this folder run the small runs of tests/train on the parts of tests/data, and watch those of tests/watch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-for name in ("train", "data"):
+for name in ("train", "data", "watch"):
     sys.path.append(str(Path(__file__).parents[1] / name))
 
 

@@ -16,7 +16,8 @@ from harness.run.checkpoints.entries import Checkpoint
 from harness.run.checkpoints.manifest import Health, Manifest, Parent, Versions
 from harness.run.checkpoints.store import CheckpointStore
 from harness.run.paths import RunDir
-from harness.train.saving.suspects import Alarm, alarms_in, proven
+from harness.train.components.alarms import Alarm, Alarms
+from harness.train.saving.suspects import proven
 
 
 def entry(step: int, parent: Parent | None, *, attempt: int = 0, health: Health = "suspect") -> Checkpoint:
@@ -91,9 +92,16 @@ def test_alarms_are_read_from_the_events(tmp_path: Path) -> None:
         {"kind": "exit", "exit_code": 0},
     ]
     lines = [json.dumps({**event, "attempt": 1, "step": step}) for step, event in enumerate(events)]
-    RunDir(tmp_path).events.write_text("\n".join([*lines, '{"kind": "nan", "att']))
-    assert alarms_in(RunDir(tmp_path)) == [Alarm(1, 1), Alarm(1, 2)]
-    assert alarms_in(RunDir(tmp_path / "nowhere")) == []
+    path = RunDir(tmp_path).events
+    path.write_text("\n".join([*lines, '{"kind": "nan", "att']))
+    alarms = Alarms(RunDir(tmp_path))
+    assert alarms.look() == [Alarm(1, 1), Alarm(1, 2)]
+    with path.open("a") as file:
+        file.write("\n" + json.dumps({"kind": "resume-suspect", "reason": "why", "attempt": 1, "step": 7}) + "\n")
+    assert alarms.look() == [Alarm(1, 1), Alarm(1, 2), Alarm(1, 7)]
+    path.write_text(json.dumps({"kind": "resume-suspect", "reason": "why", "attempt": 1, "step": 9}) + "\n")
+    assert alarms.look() == [Alarm(1, 1), Alarm(1, 2), Alarm(1, 7), Alarm(1, 9)]
+    assert Alarms(RunDir(tmp_path / "nowhere")).look() == []
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from harness.run.commands.mailbox import MAX_COMMAND_BYTES
 from harness.run.commands.reach import problem_of, reach_of
 from harness.run.commands.requests import AnyRequest, Rollback
 from harness.run.event_types import Exit, Resumed, Started
-from harness.run.events import read_events
+from harness.run.events import kinds_of, last_event
 from harness.run.files import read_regular, replace_file
 from harness.run.lock import last_owner_of, owner_of
 from harness.run.paths import RunDir
@@ -133,8 +132,7 @@ def wait_for(run_dir: RunDir, command: Path, *, timeout_s: float, poll_s: float 
 
 def _finish(run_dir: RunDir) -> Exit | None:
     """Return the event by which the last launch left because all was done; None if it left otherwise or not at all."""
-    told = (event for event in read_events(run_dir.events) if isinstance(event, Exit | Started | Resumed))
-    last = next(iter(deque(told, maxlen=1)), None)
+    last = last_event(run_dir.events, kinds_of(Exit, Started, Resumed))
     if not isinstance(last, Exit) or last.exit_code != EXIT_FINISHED:
         return None
     if (config := _config_of(run_dir)) is None:

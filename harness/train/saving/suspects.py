@@ -9,27 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from functools import partial
-from typing import NamedTuple
 
 from harness.errors import SaveFailedError
 from harness.run.checkpoints.entries import Checkpoint, Entry
 from harness.run.checkpoints.lineage import line_of
 from harness.run.checkpoints.manifest import Parent
-from harness.run.event_types import Released, StepEvent
-from harness.run.events import read_events
-from harness.run.paths import RunDir
+from harness.run.event_types import Released
+from harness.train.components.alarms import Alarm
 from harness.train.run import Run
 from harness.train.state import TrainState
-
-ALARMS = frozenset(("suspect", "spike", "resume-suspect", "nan", "marked-suspect"))
-"""Kinds of events that speak against the checkpoints around them."""
-
-
-class Alarm(NamedTuple):
-    """The position of an alarm, or of the run."""
-
-    attempt: int
-    step: int
 
 
 def proven(
@@ -52,15 +40,6 @@ def proven(
         and entry.other_run is None
         and entry.step + clean_after_steps <= now.step
         and not any(is_near(entry, alarm) for alarm in alarms)
-    ]
-
-
-def alarms_in(run_dir: RunDir) -> list[Alarm]:
-    """Return the alarms among the run's events."""
-    return [
-        Alarm(event.attempt, event.step)
-        for event in read_events(run_dir.events)
-        if isinstance(event, StepEvent) and event.kind in ALARMS
     ]
 
 
@@ -88,7 +67,7 @@ def release(run: Run, state: TrainState) -> None:
     except OSError as error:  # the next save looks again
         run.recorder.message(f"warning: no checkpoint was released: {error.strerror} ({error.filename})")
         return
-    for entry in proven(entries, state.saved, now, run.config.clean_after_steps_or_default, alarms_in(run.run_dir)):
+    for entry in proven(entries, state.saved, now, run.config.clean_after_steps_or_default, run.alarms.look()):
         try:
             run.store.amend(entry, health="clean")
         except SaveFailedError as error:

@@ -44,6 +44,7 @@ from harness.run.heartbeats import Heartbeat
 from harness.run.launch_folder import hyperparameters
 from harness.run.paths import RunDir
 from harness.train.components.agreement import raising_together
+from harness.train.components.alarms import Alarms
 from harness.train.components.belongings import RunBelongings, belongings_for
 from harness.train.components.desk import Desk
 from harness.train.components.findings import found_by_rank_0
@@ -305,6 +306,7 @@ def _introduced(
         recorder=links.recorder,
         desk=links.desk,
         housekeeping=links.housekeeping,
+        alarms=Alarms(store.run_dir),
         heartbeat=heartbeat,
         in_flight=InFlight(),
         nearby=nearby,
