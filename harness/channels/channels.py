@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,34 @@ def has_list(path: Path) -> bool:
     return True
 
 
-def parts_digest(parts: Sequence[Part]) -> str:
-    """Return XXH3 of these lines of the list of parts; equal for the same parts in the same order."""
-    lines = [[part.name, part.num_tokens, part.num_documents, part.bin_bytes, part.xxh3] for part in parts]
-    return xxhash.xxh3_64_hexdigest(json.dumps(lines).encode())
+class PartsDigest:
+    """XXH3 of lines of a list of parts; equal for the same parts in the same order. More parts cost what they are."""
+
+    def __init__(self) -> None:
+        self._hash = xxhash.xxh3_64(b"[")
+        self.num_parts = 0
+
+    @property
+    def text(self) -> str:
+        """16 hex digits."""
+        whole = self._hash.copy()
+        whole.update(b"]")
+        return whole.hexdigest()
+
+    def followed_by(self, parts: Iterable[Part]) -> PartsDigest:
+        """Return the digest with further parts behind."""
+        longer = PartsDigest()
+        longer._hash, longer.num_parts = self._hash.copy(), self.num_parts
+        for part in parts:
+            line = json.dumps([part.name, part.num_tokens, part.num_documents, part.bin_bytes, part.xxh3])
+            longer._hash.update(f"{', ' if longer.num_parts else ''}{line}".encode())
+            longer.num_parts += 1
+        return longer
+
+
+def parts_digest(parts: Iterable[Part]) -> str:
+    """Return the digest of parts as text, 16 hex digits."""
+    return PartsDigest().followed_by(parts).text
 
 
 def further_parts(channel: Channel, path: Path) -> tuple[Part, ...]:

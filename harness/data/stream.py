@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 import numpy as np
 import torch
 
-from harness.channels.channels import Channel, parts_digest
+from harness.channels.channels import Channel, PartsDigest
 from harness.channels.held_out import HeldOut
 from harness.channels.parts import Part
 from harness.data.batch import Batch, collate
@@ -20,7 +20,7 @@ from harness.data.order.cursor import Cursor, Positions, rank_positions
 from harness.data.order.recipe import Recipe
 from harness.data.order.samples import LocatedSamples, SampleOrder, open_turns
 from harness.data.prefetch import Prefetcher
-from harness.run.order_changes import num_parts_of
+from harness.run.order_changes import History, num_parts_of
 
 _NUM_RECENT_ORDERS = 4
 """Orders kept in memory: those before and after a change, and those of steps that are examined again."""
@@ -84,11 +84,12 @@ class TrainingStream:
             DataError: A channel is missing, damaged, or too small for one sample.
         """
         self._turns = open_turns(channels, recipe, MappedPart)
+        self._digests = {each.channel.name: PartsDigest().followed_by(each.channel.parts) for each in self._turns}
         self._recipe = recipe
         self._shape_at = shape if callable(shape) else lambda _: shape
-        self._order_of = lru_cache(maxsize=_NUM_RECENT_ORDERS)(partial(SampleOrder, self._turns, recipe))
+        self._newest_order = SampleOrder(self._turns, recipe)
+        self._order_of = lru_cache(maxsize=_NUM_RECENT_ORDERS)(self._make_order)
         self._located = lru_cache(maxsize=num_prefetch_batches + _NUM_RECENT_ORDERS)(self._locate)
-        self._order_of(())
         pin_memory = self._shape_at(Cursor()).pin_memory
         begin_thread = partial(torch.cuda.set_device, torch.cuda.current_device()) if pin_memory else None
         self._steps = Prefetcher(self._prepare, self._following, num_prefetch_batches, begin_thread)
@@ -110,13 +111,14 @@ class TrainingStream:
             DataError: A part cannot hold the vocabulary.
         """
         for turns in self._turns:
-            turns.extend(parts.get(turns.channel.name, ()))
+            name = turns.channel.name
+            turns.extend(parts.get(name, ()))
+            self._digests[name] = self._digests[name].followed_by(parts.get(name, ()))
 
     def adopted(self, cursor: Cursor, further: Mapping[str, tuple[Part, ...]]) -> Cursor:
         """Return the cursor with these further parts of channels in use from here on, behind all that are known."""
-        known = {each.name: each.parts for each in self.channels}
-        parts = {name: (*known[name], *parts) for name, parts in further.items()}
-        return cursor.adopt({name: (len(all_of_it), parts_digest(all_of_it)) for name, all_of_it in parts.items()})
+        digests = {name: self._digests[name].followed_by(parts) for name, parts in further.items()}
+        return cursor.adopt({name: (digest.num_parts, digest.text) for name, digest in digests.items()})
 
     def begun(self, cursor: Cursor) -> Cursor:
         """Return the cursor with all known parts adopted at position 0 for channels that have adopted none."""
@@ -126,6 +128,11 @@ class TrainingStream:
     def order(self, cursor: Cursor) -> SampleOrder:
         """Return the order of the samples under the history of a cursor."""
         return self._order_of(cursor.history)
+
+    def _make_order(self, history: History) -> SampleOrder:
+        """Return the order under a history, which goes on from the one that was asked for last."""
+        self._newest_order = made = self._newest_order.under(history)
+        return made
 
     def step(self, cursor: Cursor) -> StepData:
         """Return the data of the step that begins at `cursor`.

@@ -7,7 +7,9 @@ determined by the phases of the plan, the seed, and the changes before its posit
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
@@ -75,6 +77,41 @@ History = tuple[Change, ...]
 _CHANGE: TypeAdapter[Change] = TypeAdapter(Annotated[Change, Field(discriminator="kind")])
 
 
+class KnownHistory(tuple[Change, ...]):
+    """A history of which each thing that every step asks for is found once. It may be long, and cursors are keys."""
+
+    @cached_property
+    def phase(self) -> int:
+        """Number of the phase that began last; 0 before the first change of phase."""
+        return phase_of(self)
+
+    @cached_property
+    def phase_begun_at(self) -> int:
+        """Samples that the run had consumed when that phase began."""
+        begun = (change.consumed_samples for change in reversed(self) if isinstance(change, PhaseBegun))
+        return next(begun, 0)
+
+    @cached_property
+    def num_parts(self) -> Mapping[str, int]:
+        """Number of adopted parts by channel."""
+        return num_parts_of(self)
+
+    def with_change(self, change: Change) -> KnownHistory:
+        """Return the history with a further change behind those at its position; at the end it looks at no other."""
+        place = bisect_right(self, change.position, key=lambda each: each.position)
+        longer = KnownHistory((*self[:place], change, *self[place:]))
+        if place == len(self):
+            begun = (change.phase, change.consumed_samples) if isinstance(change, PhaseBegun) else None
+            longer.phase, longer.phase_begun_at = begun or (self.phase, self.phase_begun_at)
+            further = {change.channel: change.num_parts} if isinstance(change, PartsAdopted) else {}
+            longer.num_parts = {**self.num_parts, **further}
+        return longer
+
+    def __hash__(self) -> int:
+        """Return a hash that costs the same for a long history. It is not that of a plain tuple of the same changes."""
+        return hash((len(self), self[-1:]))
+
+
 def phase_of(history: Sequence[Change]) -> int:
     """Return the number of the phase that began last; 0 before the first change of phase."""
     return next((change.phase for change in reversed(history) if isinstance(change, PhaseBegun)), 0)
@@ -85,9 +122,18 @@ def num_parts_of(history: Iterable[Change]) -> dict[str, int]:
     return {change.channel: change.num_parts for change in history if isinstance(change, PartsAdopted)}
 
 
-def adoptions_of(history: Iterable[Change], channel: str) -> list[PartsAdopted]:
-    """Return the changes that adopted parts of a channel."""
-    return [change for change in history if isinstance(change, PartsAdopted) and change.channel == channel]
+def last_adoption_of(history: Sequence[Change], channel: str) -> PartsAdopted | None:
+    """Return the last change that adopted parts of a channel, or None."""
+    found = (each for each in reversed(history) if isinstance(each, PartsAdopted) and each.channel == channel)
+    return next(found, None)
+
+
+def num_same(one: History, other: History) -> int:
+    """Return how many changes two histories begin with that are the same. Quick if one goes on from the other."""
+    shorter = min(len(one), len(other))
+    if one[:shorter] == other[:shorter]:
+        return shorter
+    return next(number for number in range(shorter) if one[number] != other[number])
 
 
 def quarantines_of(

@@ -216,8 +216,8 @@ def _remembered(run_dir: RunDir, alerts: Alerts, show: Callable[[str], None]) ->
     except LostStateError as error:
         text = (
             f"the memory of the watcher, {path}, {error}. It begins anew: the run is judged by the last "
-            f"{MOST_HISTORY:,} records of its metrics, and earlier rollbacks count against the budget. What happened since its last "
-            "look, and alerts that were not delivered, are not sent again: see "
+            f"{MOST_HISTORY:,} records of its metrics, and earlier rollbacks count against the budget. What happened "
+            "since its last look, and alerts that were not delivered, are not sent again: see "
             f"`harness status {run_dir.root}` and {run_dir.watch_alerts}"
         )
         show(f"warning: {text}")

@@ -172,6 +172,58 @@ def test_order_with_a_history_is_the_order_told_plainly(
     assert told(again, positions[::-1]) == went[::-1]  # from nothing, in any order
 
 
+@settings(max_examples=80, deadline=None)
+@given(ACTIONS, RULES, st.lists(st.integers(0, 13), max_size=4))
+def test_an_order_that_goes_on_from_another_is_the_order_made_anew(
+    corpus: Corpus, actions: list[tuple[Any, ...]], rules: dict[str, ChannelRules], back: list[int]
+) -> None:
+    texts, channels = corpus
+    recipe = replace(RECIPE, rules=rules)
+    adopted = dict.fromkeys(NAMES, 1)
+    cursor = Cursor().adopt({name: (1, "x") for name in NAMES})
+    turns = turns_of(channels, recipe)
+    histories = [cursor.history]
+    for action in actions:
+        if action[0] == "take":
+            cursor = cursor.take(BATCH * action[1], 1)[1]
+        else:
+            cursor = act(cursor, action, adopted, texts)
+            histories.append(cursor.history)
+    going_on = SampleOrder(turns, recipe, histories[0])
+    for history in [*histories, *(histories[number % len(histories)] for number in back)]:
+        going_on = going_on.under(history)
+        anew = SampleOrder(turns_of(channels, recipe), recipe, history)
+        last = cursor.next_position + 30
+        for position in (last, last // 2):  # the one that goes on has looked ahead of the next change
+            assert outcome(going_on, position) == outcome(anew, position)
+        if not (lacking := going_on.lacks_parts_of(np.arange(last))):
+            assert going_on.epochs([(0, last)]) == anew.epochs([(0, last)])
+            assert list(going_on.cut_ranges(0, last)) == list(anew.cut_ranges(0, last))
+        assert lacking == anew.lacks_parts_of(np.arange(last))
+
+
+def outcome(order: SampleOrder, num_positions: int) -> list[Told] | str:
+    """The first samples of an order, or why there are none."""
+    try:
+        return told(order, list(range(num_positions)))
+    except DataError as error:
+        return str(error)
+
+
+def test_what_an_order_holds_does_not_grow_with_the_parts_behind_it(corpus: Corpus) -> None:
+    _, channels = corpus
+    recipe = replace(RECIPE, shares={"zh": Fraction(1)}, later_phases=())
+    turns = turns_of(channels, recipe)
+    cursor = Cursor().adopt({"zh": (1, "x")})
+    order = SampleOrder(turns, recipe, cursor.history)
+    for num_parts in range(2, NUM_PARTS + 1):
+        cursor = cursor.take(BATCH, 1)[1].adopt({"zh": (num_parts, "x")})
+        before, order = order, order.under(cursor.history)
+        order.locate(cursor.take(BATCH, 1)[0])
+        assert order._courses[0] is before._courses[0]
+        assert order._orders[0]._stretches[0] is before._orders[0]._stretches[0]
+
+
 def assert_nothing_twice(went: list[Told], cursor: Cursor) -> None:
     """Each token is an input at most once in an epoch, and never while its document is in quarantine."""
     uses = Counter((name, epoch, token) for name, epoch, tokens in went for token in tokens)
@@ -304,7 +356,7 @@ def test_best_fit_splits_only_what_does_not_fit(corpus: Corpus) -> None:
     recipe = replace(RECIPE, shares={"zh": Fraction(1)}, later_phases=(), rules=rules)
     turns = turns_of(channels, recipe)
     order = SampleOrder(turns, recipe, ())
-    num_samples = turns[0].counts(1, 8, {})[0]
+    num_samples = turns[0].ends(1, 8, {})[0]
     went = [tokens for _, _, tokens in told(order, list(range(num_samples)))]
     assert {tokens[0][0] for tokens in went} == {0}
     lengths = Counter(document for tokens in went for document in {token[1] for token in tokens})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,20 @@ from harness.data.order.cursor import Cursor
 from harness.errors import CheckpointError, SaveFailedError
 from harness.run.order_changes import (
     History,
-    adoptions_of,
+    KnownHistory,
+    PartsAdopted,
     history_from_json,
     num_parts_of,
+    num_same,
     phase_of,
     quarantined_in,
 )
 from harness.run.order_file import RolledBack, append_to_journal, read_journal, rollbacks_in_journal
+
+
+def adoptions_of(cursor: Cursor, channel: str) -> list[PartsAdopted]:
+    """The changes that adopt parts of a channel."""
+    return [each for each in cursor.history if isinstance(each, PartsAdopted) and each.channel == channel]
 
 
 def history() -> History:
@@ -35,6 +43,20 @@ def test_history_comes_back_from_json() -> None:
     assert num_parts_of(again.history) == {"zh": 5, "en": 1}
     assert quarantined_in(again.history) == {("zh", "part-00001"): {3: 12}}
     assert quarantined_in(again.history[:3]) == {("zh", "part-00001"): {3: 12, 7: 30}}
+
+
+def test_a_known_history_is_what_a_look_at_all_of_it_says() -> None:
+    known = Cursor(history=history()).begin_phase(3).adopt({"en": (9, "d")}).history
+    assert isinstance(known, KnownHistory)
+    assert (known.phase, known.num_parts) == (phase_of(known), num_parts_of(known)) == (3, {"zh": 5, "en": 9})
+    earlier = known.with_change(PartsAdopted(position=1, channel="code", num_parts=1, digest="e"))
+    assert earlier.num_parts == {"zh": 5, "en": 9, "code": 1}
+    again = pickle.loads(pickle.dumps(known))
+    assert again == known
+    assert hash(again) == hash(known) == hash(KnownHistory(tuple(known)))
+    assert num_same(known, again) == len(known)
+    assert num_same(known, earlier) == num_same(earlier, known) == 4
+    assert num_same(known, known[:3]) == 3
 
 
 def test_rollbacks_lie_beside_the_changes(tmp_path: Path) -> None:
@@ -135,12 +157,12 @@ def test_what_is_done_on_the_way_again_stands_behind_what_is_known_to_come() -> 
     _, back = begun.take(5, 8)
     back = back.with_changes(later.history)
     adopted = back.adopt({"zh": (3, "c"), "en": (2, "c")})
-    assert [(each.position, each.num_parts) for each in adoptions_of(adopted.history, "zh")] == [
+    assert [(each.position, each.num_parts) for each in adoptions_of(adopted, "zh")] == [
         (0, 1),
         (20, 2),
         (20, 3),
     ]
-    assert [(each.position, each.num_parts) for each in adoptions_of(adopted.history, "en")] == [(0, 1), (5, 2)]
+    assert [(each.position, each.num_parts) for each in adoptions_of(adopted, "en")] == [(0, 1), (5, 2)]
     assert num_parts_of(adopted.history) == {"zh": 3, "en": 2}
     lifted = back.quarantine("zh", "p", {1: 10}, lift=True)
     assert quarantined_in(lifted.history) == {("zh", "p"): {2: 10}}

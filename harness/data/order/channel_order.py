@@ -8,7 +8,7 @@ Shapes: n samples that are asked for.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from harness.data.files.document_table import DocumentSpan
 from harness.data.order.cuts import CutSamples, Quarantine
+from harness.data.order.growing import owners_of
 from harness.data.order.stretch import START, ChannelSamples, CutRange, Stretch, Terms, joined
 from harness.data.order.turns import ChannelTurns
 from harness.run.order_changes import Change, DocumentsQuarantined, PartsAdopted, PhaseBegun
@@ -61,20 +62,35 @@ class ChannelOrder:
         terms = Terms(seq_length=seq_length, num_parts=num_parts or len(turns.channel.parts))
         self._stretches = [Stretch(turns, terms, START, 0)]
         self._firsts = [0]
+        self._begun_at = [-1]
+        """Position in the run at which each stretch began; the first one before all."""
 
     @property
     def last(self) -> Stretch:
         """The last stretch, which has no end yet."""
         return self._stretches[-1]
 
-    def change(self, number: int, seq_length: int, changes: tuple[Change, ...]) -> None:
-        """Apply changes of the history, and a sequence length, from the channel's sample `number` on."""
+    def before(self, position: int) -> ChannelOrder:
+        """Return the order without the stretches that began at a position of the run or behind it."""
+        count = bisect_left(self._begun_at, position)
+        same = ChannelOrder.__new__(ChannelOrder)
+        same.turns = self.turns
+        same._stretches, same._firsts = self._stretches[:count], self._firsts[:count]
+        same._begun_at = self._begun_at[:count]
+        return same
+
+    def change(self, position: int, number: int, seq_length: int, changes: tuple[Change, ...]) -> None:
+        """Apply changes of the history, and a sequence length, at a position of the run.
+
+        They hold from the channel's sample `number` on.
+        """
         terms = replace(self.last.terms, seq_length=seq_length)
         for change in changes:
             terms = self._changed(terms, change)
         if terms != self.last.terms:
             self._stretches.append(self.last.followed_by(terms, number))
             self._firsts.append(number)
+            self._begun_at.append(position)
 
     def locate(self, numbers: npt.NDArray[np.int64]) -> ChannelSamples:
         """Return the addresses of the channel's samples with these numbers, [n].
@@ -84,7 +100,7 @@ class ChannelOrder:
         """
         if len(self._stretches) == 1:
             return self._stretches[0].locate(numbers)  # another thread may be adding one
-        owners = np.searchsorted(self._firsts, numbers, side="right") - 1  # [n], stretch that each sample lies in
+        owners = owners_of(self._firsts, numbers)  # [n], stretch that each sample lies in
         return joined(owners, lambda owner, chosen: self._stretches[owner].locate(numbers[chosen]))
 
     def cut_ranges(self, start: int, stop: int) -> Iterator[CutRange]:

@@ -6,6 +6,7 @@ behind it the order never changes, and ahead of it only by a change that the cur
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,12 +19,11 @@ from harness.run.order_changes import (
     Change,
     DocumentsQuarantined,
     History,
+    KnownHistory,
     PartsAdopted,
     PhaseBegun,
-    adoptions_of,
     history_from_json,
-    num_parts_of,
-    phase_of,
+    last_adoption_of,
     quarantines_of,
 )
 
@@ -45,17 +45,23 @@ class Cursor:
     @property
     def phase(self) -> int:
         """Number of the plan's phase that the next sample belongs to."""
-        return phase_of(self.history)
+        return self._known.phase
 
     @property
     def phase_begun_at(self) -> int:
         """Samples that the run had consumed at the begin of the phase."""
-        begun = (change.consumed_samples for change in reversed(self.history) if isinstance(change, PhaseBegun))
-        return next(begun, 0)
+        return self._known.phase_begun_at
+
+    @property
+    def _known(self) -> KnownHistory:
+        assert isinstance(self.history, KnownHistory), "it is one from the beginning on"
+        return self.history
 
     def __post_init__(self) -> None:
         """Sort the skip windows and merge those that touch."""
         object.__setattr__(self, "skip_windows", _merged(self.skip_windows))
+        if not isinstance(self.history, KnownHistory):
+            object.__setattr__(self, "history", KnownHistory(self.history))
 
     def take(self, num_samples: int, seq_length: int) -> tuple[Positions, Cursor]:
         """Return the positions of the next samples, int64 [num_samples], and the cursor behind them."""
@@ -100,11 +106,11 @@ class Cursor:
         Args:
             parts: For each channel, the number of its first parts that are used, and their digest.
         """
-        cursor, used = self, num_parts_of(self.history)
+        cursor, used = self, self._known.num_parts
         for channel, (num_parts, digest) in parts.items():
             if num_parts != used.get(channel, 0):
-                before = (each.position for each in adoptions_of(self.history, channel))
-                position = max((self.next_position, *before))
+                before = last_adoption_of(self.history, channel)
+                position = max(self.next_position, before.position if before is not None else 0)
                 entry = PartsAdopted(position=position, channel=channel, num_parts=num_parts, digest=digest)
                 cursor = cursor._with(entry)
         return cursor
@@ -137,15 +143,21 @@ class Cursor:
         A run that repeats positions, after a kill or a rollback, thus finds the same order there as before. Phases are
         left out, because their begin depends on the number of samples that are skipped.
         """
-        further = [each for each in changes if not isinstance(each, PhaseBegun) and each not in self.history]
+        known = set(self.history)
+        further = [each for each in changes if not isinstance(each, PhaseBegun) and each not in known]
+        if not further:
+            return self
         return replace(self, history=tuple(sorted((*self.history, *further), key=lambda each: each.position)))
 
     def passed(self, history: History) -> Cursor:
         """Return the cursor with only those changes of a history whose positions it has passed or reached."""
-        return replace(self, history=tuple(each for each in history if each.position <= self.next_position))
+        count = bisect_right(history, self.next_position, key=_position)
+        if count == len(self.history) and history[:count] == self.history:
+            return self
+        return replace(self, history=history[:count])
 
     def _with(self, change: Change) -> Cursor:
-        return replace(self, history=tuple(sorted((*self.history, change), key=lambda each: each.position)))
+        return replace(self, history=self._known.with_change(change))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values for a checkpoint's manifest."""
@@ -177,6 +189,10 @@ class Cursor:
                 "Resume from another checkpoint."
             ) from error
         return cursor
+
+
+def _position(change: Change) -> int:
+    return change.position
 
 
 def outside(start: int, stop: int, windows: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -11,11 +11,12 @@ Shapes: n samples that are asked for, C channels of the run.
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +28,13 @@ from harness.data.files.document_table import DocumentSpan
 from harness.data.order.blend_table import Blend, make_blend
 from harness.data.order.channel_order import ChannelOrder, Sample, SampleAddress
 from harness.data.order.cursor import Positions
+from harness.data.order.growing import owners_of
 from harness.data.order.packing import PartOpener
 from harness.data.order.recipe import Recipe, current_shares, rules_of
 from harness.data.order.stretch import ChannelSamples, CutRange, joined
 from harness.data.order.turns import ChannelTurns
 from harness.errors import DataError
-from harness.run.order_changes import Change, History, PhaseBegun, num_parts_of
+from harness.run.order_changes import Change, History, PhaseBegun, num_parts_of, num_same
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,7 +123,8 @@ class SampleOrder:
         """
         self.recipe = recipe
         self.channel_names = recipe.channel_names
-        adopted = num_parts_of(change for change in history if change.position == 0)
+        adopted = num_parts_of(takewhile(lambda change: change.position == 0, history))
+        self._begun_with = tuple(adopted.get(each.channel.name, len(each.channel.parts)) for each in turns)
         lengths = [
             next(phase.seq_length for phase in recipe.phases if name in phase.shares) for name in self.channel_names
         ]
@@ -138,6 +141,34 @@ class SampleOrder:
         """Position at which the last course ends; None: it has no end."""
         self._begin_course(0, 0, (0,) * len(turns))
 
+    def under(self, history: History) -> SampleOrder:
+        """Return the order under another history. It is the same up to the first change that differs.
+
+        So a change costs what follows it, and not what the run has behind it.
+
+        Raises:
+            DataError: As when an order begins.
+        """
+        turns = [order.turns for order in self._orders]
+        position = _first_difference(self._changes, history)
+        if position is None:
+            return self
+        adopted = num_parts_of(takewhile(lambda change: change.position == 0, history))
+        begun_with = tuple(adopted.get(each.channel.name, len(each.channel.parts)) for each in turns)
+        if not position or begun_with != self._begun_with:
+            return SampleOrder(turns, self.recipe, history)
+        self._extend_to(position - 1)
+        same = SampleOrder.__new__(SampleOrder)
+        same.recipe, same.channel_names, same._begun_with = self.recipe, self.channel_names, begun_with
+        same._changes, same._lock = history, threading.Lock()
+        same._num_applied = bisect_left(history, position, key=lambda change: change.position)
+        with self._lock:
+            count = bisect_left(self._firsts, position)
+            same._courses, same._firsts = self._courses[:count], self._firsts[:count]
+            same._orders = [order.before(position) for order in self._orders]
+        same._end = position
+        return same
+
     def locate(self, positions: Positions) -> LocatedSamples:
         """Return the addresses of the samples at these positions of the run, [n].
 
@@ -148,7 +179,7 @@ class SampleOrder:
             self._extend_to(int(positions.max()))
         channels, numbers = np.empty_like(positions), np.empty_like(positions)
         # First the channel of each sample and its number there, by the table of the course that it lies in.
-        owners = np.searchsorted(self._firsts, positions, side="right") - 1  # [n]
+        owners = owners_of(self._firsts, positions)  # [n]
         for owner in np.unique(owners).tolist():
             course, chosen = self._courses[owner], owners == owner
             if course.blend is None:
@@ -283,7 +314,7 @@ class SampleOrder:
         recipe = self.recipe.phases[phase]
         for order, name, number in zip(self._orders, self.channel_names, drawn, strict=True):
             seq_length = recipe.seq_length if name in recipe.shares else order.last.terms.seq_length
-            order.change(number, seq_length, changes)
+            order.change(first, number, seq_length, changes)
         epochs = {
             name: order.last.epoch_of(number)
             for name, order, number in zip(self.channel_names, self._orders, drawn, strict=True)
@@ -353,6 +384,13 @@ class SampleOrder:
             f"no sample can be drawn at position {course.first} of phase {course.phase}: every allowed pass through "
             f"{names} is used up. Add parts, or raise `data.channels.<name>.max_epochs`."
         )
+
+
+def _first_difference(one: History, other: History) -> int | None:
+    """Return the position of the first change that two histories do not share; None if they are the same."""
+    count = num_same(one, other)
+    differing = [change.position for change in (*one[count : count + 1], *other[count : count + 1])]
+    return min(differing, default=None)
 
 
 @lru_cache(maxsize=64)

@@ -109,7 +109,7 @@ class Stretch:
         self._turns = turns
         self._progress = progress
         # [P], samples of an epoch up to the end of each part.
-        self._ends = np.cumsum(turns.counts(terms.num_parts, terms.seq_length, terms.quarantine))
+        self._ends = turns.ends(terms.num_parts, terms.seq_length, terms.quarantine)
         # Samples left of the turn under way, and of the epoch under way.
         self._num_left = sum(map(turns.count, progress.cuts)) - progress.num_taken
         self._num_in_epoch = self._num_left + self.num_samples - self._before(progress.next_part)

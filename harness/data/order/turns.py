@@ -25,6 +25,7 @@ from harness.channels.parts import Part, check_width
 from harness.data.files.checked import UsedPart
 from harness.data.order.cuts import Cut, CutSamples, Quarantine
 from harness.data.order.fitting import num_best_fit
+from harness.data.order.growing import GrowingSums
 from harness.data.order.packing import OpenPart, PartOpener
 from harness.data.order.recipe import Recipe, rules_of
 from harness.data.order.shuffle import permutation, shuffle_key
@@ -59,6 +60,8 @@ class ChannelTurns:
         """Number of parts that share a turn, with their samples mixed."""
         self._is_best_fit = self._rules.packing == "best_fit"
         self._num_best_fit: dict[tuple[int, int, Quarantine], int] = {}
+        self._sums: dict[tuple[int, tuple[tuple[int, Quarantine], ...]], GrowingSums] = {}
+        """Samples of an epoch up to the end of each part, by sequence length and quarantine."""
         self._recent: OrderedDict[Cut, CutSamples] = OrderedDict()
         self._ahead = lru_cache(maxsize=_NUM_RECENT_TURNS)(self._make_ahead)
         self._mix = lru_cache(maxsize=_NUM_RECENT_TURNS)(self._make_mix)
@@ -136,19 +139,31 @@ class ChannelTurns:
             self._num_best_fit[key] = num_best_fit(self.lengths_of(cut.part, documents), cut.seq_length)
         return self._num_best_fit[key]
 
-    def counts(self, num_parts: int, seq_length: int, quarantine: Mapping[int, Quarantine]) -> npt.NDArray[np.int64]:
-        """Count the samples that undisturbed turns of the first parts make, [num_parts].
+    def ends(self, num_parts: int, seq_length: int, quarantine: Mapping[int, Quarantine]) -> npt.NDArray[np.int64]:
+        """Count the samples of an epoch of the first parts up to the end of each part, [num_parts].
+
+        Parts are counted once: where parts were added since, the array has the earlier one's numbers, in its memory.
 
         Raises:
             DataError: With best-fit packing, a part is damaged.
         """
+        with self._lock:
+            sums = self._sums.setdefault((seq_length, tuple(sorted(quarantine.items()))), GrowingSums())
+            if len(sums) < num_parts:
+                sums.add(self._counts(len(sums), num_parts, seq_length, quarantine))
+            return sums.first(num_parts)
+
+    def _counts(
+        self, start: int, stop: int, seq_length: int, quarantine: Mapping[int, Quarantine]
+    ) -> npt.NDArray[np.int64]:
+        """Count the samples that undisturbed turns of parts `start … stop - 1` make, [stop - start]."""
         if self._is_best_fit:
-            cuts = (Cut(part, 0, seq_length, quarantine.get(part, ())) for part in range(num_parts))
+            cuts = (Cut(part, 0, seq_length, quarantine.get(part, ())) for part in range(start, stop))
             return np.array([self.count(cut) for cut in cuts], dtype=np.int64)
-        tokens = self.num_tokens[:num_parts].copy()
+        tokens = self.num_tokens[start:stop].copy()
         for part, documents in quarantine.items():
-            if part < num_parts:
-                tokens[part] -= sum(number for _, number in documents)
+            if start <= part < stop:
+                tokens[part - start] -= sum(number for _, number in documents)
         return np.maximum(tokens - 1, 0) // seq_length  # `num_end_to_end` for all parts at once
 
     def num_inputs(self, cut: Cut, start: int, stop: int) -> int:

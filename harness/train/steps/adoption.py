@@ -18,7 +18,7 @@ from harness.run.checked_parts import CheckedPart, append_checked
 from harness.run.commands.command import Command
 from harness.run.event_types import Adopted, PartsCame, PartsRefused, WaitingForParts
 from harness.run.heartbeats import Activity
-from harness.run.order_changes import History, PhaseBegun, adoptions_of
+from harness.run.order_changes import History, PhaseBegun, last_adoption_of, num_same
 from harness.run.order_file import append_to_journal
 from harness.train.run import Run
 from harness.train.state import TrainState
@@ -58,10 +58,16 @@ def adopt(run: Run, state: TrainState, summed_flags: Sequence[float]) -> TrainSt
             channel=name,
             parts=tuple(part.name for part in parts),
             tokens=tokens,
-            position=adoptions_of(cursor.history, name)[-1].position,
+            position=_adopted_at(cursor, name),
         )
         run.announce(f"adopted {len(parts)} parts of {name} ({tokens:,} tokens), first {parts[0].name}", adopted)
     return replace(state, cursor=cursor)
+
+
+def _adopted_at(cursor: Cursor, channel: str) -> int:
+    adoption = last_adoption_of(cursor.history, channel)
+    assert adoption is not None, "parts of it were adopted"
+    return adoption.position
 
 
 def await_parts(run: Run, state: TrainState) -> tuple[TrainState, list[Command]]:
@@ -125,8 +131,11 @@ def write_down(run: Run, before: History, after: History) -> None:
 
 def _write_down(run: Run, before: History, after: History) -> None:
     known = before if run.run_dir.order.exists() else ()
-    further = [each for each in after if each not in known and not isinstance(each, PhaseBegun)]
-    append_to_journal(run.run_dir.order, further)
+    count = num_same(known, after)
+    further, known = after[count:], known[count:]
+    append_to_journal(
+        run.run_dir.order, [each for each in further if not isinstance(each, PhaseBegun) and each not in known]
+    )
 
 
 def _announce_refusal(run: Run, state: TrainState, outcome: str, reason: str) -> None:
