@@ -6,10 +6,13 @@ absent one means the default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from fractions import Fraction
 from typing import Any, TypeVar
+
+import xxhash
 
 from harness.channels.channels import Channel, parts_digest
 from harness.channels.parts import Part
@@ -21,13 +24,27 @@ from harness.run.order_changes import History, PartsAdopted, num_parts_of, phase
 
 _Settings = TypeVar("_Settings", Recipe, PhaseRecipe, ChannelRules)
 _TOLD_APART = ("shares", "later_phases", "rules")
+MOST_LISTED = 1000
+"""Parts of a channel that are listed one by one. Of more, the number and the digest are told: every checkpoint has a
+fingerprint, and every list of checkpoints reads it."""
+_LISTED, _DIGEST = "parts", "parts_digest"
 
 
-def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: History = ()) -> dict[str, Any]:
+def digest_of_first(channel: Channel, num_parts: int) -> str:
+    """Return the digest of the first parts of a channel, from all of them."""
+    return parts_digest(channel.parts[:num_parts])
+
+
+def data_fingerprint(
+    channels: Sequence[Channel],
+    recipe: Recipe,
+    history: History = (),
+    digest_of: Callable[[Channel, int], str] = digest_of_first,
+) -> dict[str, Any]:
     """Return everything that has determined the samples of a run so far, as plain JSON values.
 
     Left out are channels that no phase uses, phases that have not begun, and parts that the history has not adopted.
-    The channels come with all parts that are known.
+    The channels come with all parts that are known. `digest_of` is for somebody who knows the digests already.
     """
     adopted = num_parts_of(history)
     later = recipe.phases[1 : phase_of(history) + 1]
@@ -40,7 +57,7 @@ def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: Histo
         "channels": {
             channel.name: {
                 "has_validation_path": channel.validation_parts is not None,
-                "parts": [_part_json(part) for part in channel.parts[: adopted.get(channel.name)]],
+                **_parts_of(channel, adopted.get(channel.name, len(channel.parts)), digest_of),
             }
             for channel in channels
             if channel.name in recipe.channel_names
@@ -53,7 +70,10 @@ def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: Histo
 def recorded_parts(recorded: Mapping[str, Any]) -> dict[str, int]:
     """Return the number of parts of each channel in a checkpoint's fingerprint; empty if the run had used no data."""
     channels = (recorded.get("data") or {}).get("channels") or {}  # a manifest may say null
-    return {name: len(channel.get("parts") or ()) for name, channel in channels.items()}
+    return {
+        name: digest["num_parts"] if (digest := channel.get(_DIGEST)) else len(channel.get(_LISTED) or ())
+        for name, channel in channels.items()
+    }
 
 
 def require_adopted(channels: Sequence[Channel], history: History) -> None:
@@ -72,6 +92,23 @@ def require_adopted(channels: Sequence[Channel], history: History) -> None:
                 f"{parts_digest(parts)}, adopted {change.digest}). Lines may only be appended to a list of parts: "
                 "restore it, or start a new run."
             )
+
+
+def _parts_of(channel: Channel, num_parts: int, digest_of: Callable[[Channel, int], str]) -> dict[str, Any]:
+    """Return the first parts of a channel as they stand in a fingerprint."""
+    if num_parts <= MOST_LISTED:
+        return {_LISTED: [_part_json(part) for part in channel.parts[:num_parts]]}
+    return {_DIGEST: {"num_parts": num_parts, "xxh3": digest_of(channel, num_parts)}}
+
+
+def _shortened(channel: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a channel of a fingerprint as this version writes it. Earlier ones listed any number of parts."""
+    listed = channel.get(_LISTED) or ()
+    if len(listed) <= MOST_LISTED:
+        return channel
+    digest = xxhash.xxh3_64_hexdigest(json.dumps([list(part.values()) for part in listed]).encode())
+    others = {name: value for name, value in channel.items() if name != _LISTED}
+    return {**others, _DIGEST: {"num_parts": len(listed), "xxh3": digest}}
 
 
 def _part_json(part: Part) -> dict[str, Any]:
@@ -101,7 +138,9 @@ def fingerprint_filled_in(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
 
 def _data_filled_in(data: Mapping[str, Any]) -> dict[str, Any]:
     whole = _settings_filled_in(data, Recipe)
-    if whole.get("held_out_share") == 0 and isinstance(channels := data.get("channels"), Mapping):
+    if isinstance(channels := data.get("channels"), Mapping):
+        whole["channels"] = {name: _shortened(channel) for name, channel in channels.items()}
+    if whole.get("held_out_share") == 0 and isinstance(channels := whole.get("channels"), Mapping):
         # Where nothing is held out of the parts, held-out documents of its own change no sample of a channel.
         whole["channels"] = {name: {**channel, "has_validation_path": False} for name, channel in channels.items()}
     if isinstance(phases := data.get("later_phases"), list):

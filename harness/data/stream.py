@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 import numpy as np
 import torch
 
-from harness.channels.channels import Channel, PartsDigest
+from harness.channels.channels import Channel, PartsDigest, parts_digest
 from harness.channels.held_out import HeldOut
 from harness.channels.parts import Part
 from harness.data.batch import Batch, collate
@@ -85,6 +85,8 @@ class TrainingStream:
         """
         self._turns = open_turns(channels, recipe, MappedPart)
         self._digests = {each.channel.name: PartsDigest().followed_by(each.channel.parts) for each in self._turns}
+        self._digest_texts: dict[str, dict[int, str]] = {name: {} for name in self._digests}
+        """Digests of the first parts of a channel, by their number."""
         self._recipe = recipe
         self._shape_at = shape if callable(shape) else lambda _: shape
         self._newest_order = SampleOrder(self._turns, recipe)
@@ -118,7 +120,16 @@ class TrainingStream:
     def adopted(self, cursor: Cursor, further: Mapping[str, tuple[Part, ...]]) -> Cursor:
         """Return the cursor with these further parts of channels in use from here on, behind all that are known."""
         digests = {name: self._digests[name].followed_by(parts) for name, parts in further.items()}
+        for name, digest in digests.items():
+            self._digest_texts[name] = {digest.num_parts: digest.text}
         return cursor.adopt({name: (digest.num_parts, digest.text) for name, digest in digests.items()})
+
+    def digest_of(self, channel: Channel, num_parts: int) -> str:
+        """Return the digest of the first parts of a channel, quickly for those that were adopted together."""
+        known = self._digest_texts[channel.name]
+        if num_parts not in known:
+            known[num_parts] = parts_digest(channel.parts[:num_parts])
+        return known[num_parts]
 
     def begun(self, cursor: Cursor) -> Cursor:
         """Return the cursor with all known parts adopted at position 0 for channels that have adopted none."""

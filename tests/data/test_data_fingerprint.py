@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.channels.channels import Channel
+from harness.channels.channels import Channel, parts_digest
 from harness.data import fingerprint
 from harness.data.fingerprint import data_fingerprint, fingerprint_filled_in, recorded_parts
 from harness.data.order.cursor import Cursor
@@ -101,6 +101,43 @@ def test_parts_that_were_not_adopted_are_left_out(channels: tuple[Channel, ...])
     assert recorded_parts({"data": known}) == {"zh": 2, "en": 3}
     assert differences(known, data_fingerprint(channels, RECIPE, history)) == []
     assert recorded_parts({}) == {}
+
+
+def many(channel: Channel, num_parts: int) -> Channel:
+    """A channel of as many parts, each with the numbers of its first."""
+    parts = (replace(channel.parts[0], name=f"part-{number:05d}") for number in range(num_parts))
+    return replace(channel, parts=tuple(parts))
+
+
+def test_of_many_parts_the_number_and_a_digest_are_told(channels: tuple[Channel, ...]) -> None:
+    en = channels[1]
+    long = many(channels[0], fingerprint.MOST_LISTED + 1)
+    known = recorded((long, en))
+    digest = known["channels"]["zh"]["parts_digest"]
+    assert digest == {"num_parts": fingerprint.MOST_LISTED + 1, "xxh3": parts_digest(long.parts)}
+    assert "parts" not in known["channels"]["zh"]
+    assert recorded_parts({"data": known}) == {"zh": fingerprint.MOST_LISTED + 1, "en": 3}
+    assert differences(known, data_fingerprint((long, en), RECIPE)) == []
+    altered = replace(long, parts=(*long.parts[:500], replace(long.parts[500], num_tokens=1), *long.parts[501:]))
+    (line,) = differences(known, data_fingerprint((altered, en), RECIPE))
+    assert line.startswith("channels.zh.parts_digest.xxh3: checkpoint ")
+    longer = many(channels[0], fingerprint.MOST_LISTED + 2)
+    history = Cursor().adopt({"zh": (fingerprint.MOST_LISTED + 1, "x"), "en": (3, "y")}).history
+    assert differences(known, data_fingerprint((longer, en), RECIPE, history)) == []
+
+
+def test_a_long_list_of_an_earlier_version_is_compared_by_its_digest(
+    channels: tuple[Channel, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = many(channels[0], 1100)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(fingerprint, "MOST_LISTED", 10**6)
+        listed = recorded((long, channels[1]))
+    assert len(listed["channels"]["zh"]["parts"]) == 1100
+    assert recorded_parts({"data": listed}) == {"zh": 1100, "en": 3}
+    assert differences(listed, data_fingerprint((long, channels[1]), RECIPE)) == []
+    other = replace(long, parts=(*long.parts[:-1], replace(long.parts[-1], xxh3="f" * 16)))
+    assert len(differences(listed, data_fingerprint((other, channels[1]), RECIPE))) == 1
 
 
 def test_phases_that_have_begun_and_rules_are_recorded(channels: tuple[Channel, ...]) -> None:

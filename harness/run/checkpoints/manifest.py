@@ -20,6 +20,7 @@ from harness.errors import CheckpointError
 from harness.json_text import parse_json
 from harness.plan.layouts import Layout
 from harness.run.checkpoints.signature import SigningKey
+from harness.run.field_types import is_count
 from harness.run.files import UNREADABLE, read_regular, replace_file
 
 MANIFEST_NAME = "manifest.json"
@@ -71,6 +72,10 @@ def _shaped(fingerprint: JsonObject) -> JsonObject:
     for name, channel in channels.items() if isinstance(channels, dict) else ():
         if isinstance(channel, dict):
             _require_objects(channel.get("parts"), list, f"data.channels.{name}.parts")
+            if (digest := channel.get("parts_digest")) is not None:
+                _require(digest, dict, f"data.channels.{name}.parts_digest")
+                if not isinstance(digest, dict) or not is_count(digest.get("num_parts")):
+                    raise ValueError(f"data.channels.{name}.parts_digest has no num_parts")
     return fingerprint
 
 

@@ -50,7 +50,8 @@ class RunData:
 
     def fingerprint(self, cursor: Cursor) -> dict[str, Any]:
         """Return model, data and tokenizer at a cursor, on which the weights depend, as plain JSON values."""
-        return self.identity | {"data": data_fingerprint(self.stream.channels, self.recipe, cursor.history)}
+        told = data_fingerprint(self.stream.channels, self.recipe, cursor.history, self.stream.digest_of)
+        return self.identity | {"data": told}
 
     def close(self) -> None:
         """End the threads that read ahead and look for new parts."""
