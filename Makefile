@@ -91,6 +91,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.conversion
 	$(BIN)/python -m benchmarks.detector
 	$(BIN)/python -m benchmarks.checkpoints
+	$(BIN)/python -m benchmarks.scale
 
 clean:
 	rm -rf .venv .venv-* .demo .gpu .fuzz runs/tiny

@@ -94,6 +94,7 @@ def measured(num_adoptions: int) -> Iterator[dict[str, float]]:
                 "MiB": round(tracemalloc.get_traced_memory()[0] / 2**20, 1),
             }
             began, stepping_s = time.perf_counter(), 0.0
+    tracemalloc.stop()
 
 
 def main() -> int:
