@@ -63,25 +63,35 @@ def train_without_processes(rank: int, world_size: int, init_method: str, config
 def train_and_return(
     rank: int, world_size: int, init_method: str, config: Config, run_dir: Path, at_step: int, request: dict[str, Any]
 ) -> int:
-    """A whole launch that is ordered to roll back when it has recorded a step; the exit code."""
+    """A whole launch that finds an order to roll back when it has recorded a step; the exit code."""
     import json
+    import threading
+    from unittest.mock import patch
 
-    from harness.metrics import recorder
+    from harness.metrics.recorder import Recorder
+    from harness.run.commands.mailbox import Mailbox
     from harness.run.paths import RunDir
 
-    original = recorder.Recorder.step
+    record_step, look = Recorder.step, Mailbox.poll
+    is_given, is_found = threading.Event(), threading.Event()
 
-    def step(self: recorder.Recorder, record: Any) -> None:
-        original(self, record)
+    def poll(self: Mailbox) -> Any:
+        began_behind = is_given.is_set()
+        found = look(self)
+        if began_behind:
+            is_found.set()
+        return found
+
+    def step(self: Recorder, record: Any) -> None:
+        record_step(self, record)
         if (record.attempt, record.step) == (0, at_step):
             order = {"kind": "rollback", **request}
             (RunDir(run_dir).signals / "back.json").write_text(json.dumps(order))
+            is_given.set()
+            assert is_found.wait(60), "commands are looked for beside training"
 
-    recorder.Recorder.step = step  # type: ignore[method-assign]
-    try:
+    with patch.object(Recorder, "step", step), patch.object(Mailbox, "poll", poll):
         return train(rank, world_size, init_method, config, run_dir, "never")
-    finally:
-        recorder.Recorder.step = original  # type: ignore[method-assign]
 
 
 def steps(
