@@ -186,7 +186,10 @@ def _speed(status: Status) -> str | None:
     return f"{status.step_time_s:.2f} s a step, {status.tokens_per_second:,.0f} tokens/s"
 
 
+_NOT_SHOWN = ("time", "kind", "attempt", "stages")
+
+
 def _event_text(event: Mapping[str, Any]) -> str:
     moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.get("time", 0)))
-    rest = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("time", "kind", "attempt"))
+    rest = ", ".join(f"{name} {value}" for name, value in event.items() if name not in _NOT_SHOWN)
     return f"{moment} {event.get('kind')}: {rest}"

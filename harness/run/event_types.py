@@ -42,6 +42,8 @@ class Started(StepEvent):
     """Training began from initial weights."""
 
     kind: Literal["started"] = "started"
+    stages: Mapping[Text, Seconds] = {}
+    """Seconds that rank 0 took for the stages of the start, in their order."""
 
 
 class Resumed(StepEvent):
@@ -52,6 +54,8 @@ class Resumed(StepEvent):
     """The checkpoint."""
     from_snapshot: Flag = False
     """True if it went on from a snapshot of the ranks, which is later than the checkpoint."""
+    stages: Mapping[Text, Seconds] = {}
+    """Seconds that rank 0 took for the stages of the start, in their order."""
 
 
 class PassedOver(StepEvent):
@@ -93,6 +97,9 @@ class Saved(StepEvent):
     """The checkpoint."""
     seconds: Seconds
     """Counted from the beginning of the save."""
+    stages: Mapping[Text, Seconds] = {}
+    """Seconds that rank 0 took for the stages of the save, in their order. Training goes on beside some of them where
+    saves are asynchronous: `write` and `publish`."""
 
 
 class SaveFailed(StepEvent):

@@ -23,6 +23,12 @@ def of_rank_0(folder: Path, num_ranks: int) -> Any:
     return {what: told["operations"] for what, told in found.items()}
 
 
+def stages_of(folder: Path) -> list[tuple[str, list[str]]]:
+    """Kind and stages of the events that have some."""
+    lines = (folder / "run" / "events.jsonl").read_text().splitlines()
+    return [(event["kind"], list(event["stages"])) for event in map(json.loads, lines) if "stages" in event]
+
+
 @pytest.mark.slow
 def test_a_step_is_without_files_and_nothing_grows_with_the_ranks(tmp_path: Path) -> None:
     few, many = (of_rank_0(tmp_path / str(number), number) for number in (64, 4096))
@@ -30,6 +36,10 @@ def test_a_step_is_without_files_and_nothing_grows_with_the_ranks(tmp_path: Path
     assert set(few["step"]) == {"desk"}
     assert few["step"]["desk"] == {"open fence/0000001": 1, "stat metrics.jsonl": 2}
     assert set(few["start"]["MainThread"]) > {"open lock", "listdir fence"}
+    assert stages_of(tmp_path / "64") == [
+        ("started", ["join", "find", "groups", "data", "build", "load"]),
+        *[("saved", ["begin", "write", "norms", "publish"])] * 3,
+    ]
     published = {name for name in few["save"]["desk"] if "rename" in name}
     assert published == {
         "rename checkpoints/step_0000006.1.partial",

@@ -29,8 +29,12 @@ def order_return(run_dir: Path, to_step: int, reason: str) -> None:
 
 
 def steps_saved(run_dir: Path) -> list[int]:
+    return [event["step"] for event in saved_events(run_dir)]
+
+
+def saved_events(run_dir: Path) -> list[dict[str, Any]]:
     lines = RunDir(run_dir).events.read_text().splitlines()
-    return [event["step"] for line in lines if (event := json.loads(line))["kind"] == "saved"]
+    return [event for line in lines if (event := json.loads(line))["kind"] == "saved"]
 
 
 @pytest.mark.slow
@@ -44,6 +48,7 @@ def test_an_asynchronous_save_is_the_synchronous_one_and_loads_under_another_lay
     launch(pool, small_config(corpus, wide, SAVING | ASYNC), beside)
     assert column(beside, "train/lm_loss") == column(waited, "train/lm_loss")
     assert steps_saved(beside) == [3, 6, 8]
+    assert list(saved_events(beside)[0]["stages"]) == ["begin", "norms", "stage", "write", "index", "publish"]
     for step in (3, 6, STEPS):
         pair = [str(RunDir(run_dir).checkpoint(step)) for run_dir in (waited, beside)]
         assert cli.run(["checkpoint", "diff", *pair, "--deep"]) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.checkpoint.writing import Writing
 from harness.run import metric_names as names
 from harness.run.checkpoints.manifest import Manifest
+from harness.train.components.stages import Stages
 from harness.train.state import TrainState
 
 
@@ -21,8 +22,8 @@ class Flight:
     manifest: Manifest | None
     """Only on the writer; without the files."""
     writing: Writing
-    started_s: float
-    """On the clock of `time.perf_counter`."""
+    stages: Stages
+    """Since the save began."""
     publishing: Future[Path] | None = None
     """Only on the writer, after every rank has written."""
     is_written: bool = False

@@ -17,6 +17,7 @@ from harness.parallel import collectives
 from harness.run.event_types import SaveWaited
 from harness.run.heartbeats import Activity
 from harness.train.components.in_flight import Flight
+from harness.train.components.stages import Stages
 from harness.train.run import Run
 from harness.train.saving import saving
 from harness.train.saving import suspects as quarantine
@@ -60,11 +61,13 @@ def finish_save(run: Run, state: TrainState) -> TrainState:
 
 
 def _begin(run: Run, state: TrainState) -> TrainState:
-    started_s = time.perf_counter()
+    stages = Stages("begin")
     partial, problem = collectives.from_rank_0(saving.begin(run, state))
     if partial is None:
-        return saving.conclude(run, state, state, None, problem, time.perf_counter() - started_s)
+        return saving.conclude(run, state, state, None, problem, stages)
+    stages.enter("norms")
     norms = run.optimizer.state_norms()
+    stages.enter("stage")
     writing = run.saver.begin(partial, with_sha256=saving.signs(run))
     if writing.not_beside is not None:
         text = f"warning: no process could be started to write beside training, which waited: {writing.not_beside}"
@@ -74,26 +77,29 @@ def _begin(run: Run, state: TrainState) -> TrainState:
         partial=partial,
         manifest=saving.manifest(run, state, norms, 0.0) if run.ranks.is_writer else None,
         writing=writing,
-        started_s=started_s,
+        stages=stages,
     )
+    stages.enter("write")
     return state
 
 
 def _conclude(run: Run, state: TrainState, flight: Flight) -> TrainState:
     """Write the index, after all ranks have written, and let the first rank publish."""
+    flight.stages.enter("index")
     try:
         records = flight.writing.finish()
     except SaveFailedError as error:
         run.in_flight.flight = None
         problem = saving.not_written(run, flight.state, flight.partial, error)
-        return saving.conclude(run, state, flight.state, None, problem, time.perf_counter() - flight.started_s)
+        return saving.conclude(run, state, flight.state, None, problem, flight.stages)
     flight.is_written = True
     if flight.manifest is not None:
-        written_s = round(time.perf_counter() - flight.started_s, 3)
+        written_s = round(flight.stages.total_s, 3)
         manifest = flight.manifest.model_copy(update={"save_seconds": written_s})
         flight.publishing = run.desk.begin(
             lambda: run.store.publish(flight.partial, manifest, belongings=run.belongings, records=records)
         )
+    flight.stages.enter("publish")
     return state
 
 
@@ -104,7 +110,7 @@ def _finish(run: Run, state: TrainState, flight: Flight) -> TrainState:
         outcome = saving.path_or_problem(flight.publishing.result)
     path, problem = collectives.from_rank_0(outcome)
     run.in_flight.flight = None
-    return saving.conclude(run, state, flight.state, path, problem, time.perf_counter() - flight.started_s)
+    return saving.conclude(run, state, flight.state, path, problem, flight.stages)
 
 
 def _is_publishing(flight: Flight) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from harness.run.checkpoints.verify import verify
 from harness.run.event_types import Saved, SaveFailed
 from harness.run.heartbeats import Activity
 from harness.train.components.identity import config_hash, versions
+from harness.train.components.stages import Stages
 from harness.train.run import Run
 from harness.train.saving import suspects as quarantine
 from harness.train.saving.aftermath import conclude_rollback
@@ -31,28 +31,31 @@ def save(run: Run, state: TrainState) -> TrainState:
 
     A failed save is only reported: older checkpoints are untouched, and training can go on.
     """
-    started_s = time.perf_counter()
+    stages = Stages("begin")
     run.heartbeat.enter(Activity.SAVE, state.step)
     partial, problem = collectives.from_rank_0(begin(run, state))
     path = None
     if partial is not None:
+        stages.enter("write")
         records, problem = _write(run, state, partial)
         if problem is None:
+            stages.enter("norms")
             norms = run.optimizer.state_norms()
-            path, problem = collectives.from_rank_0(_publish(run, state, partial, records, norms, started_s))
-    seconds = time.perf_counter() - started_s
-    run.in_flight.stall_s += seconds
-    return conclude(run, state, state, path, problem, seconds)
+            stages.enter("publish")
+            path, problem = collectives.from_rank_0(_publish(run, state, partial, records, norms, stages.total_s))
+    run.in_flight.stall_s += stages.total_s
+    return conclude(run, state, state, path, problem, stages)
 
 
 def conclude(
-    run: Run, state: TrainState, saved: TrainState, path: Path | None, problem: str | None, seconds: float
+    run: Run, state: TrainState, saved: TrainState, path: Path | None, problem: str | None, stages: Stages
 ) -> TrainState:
     """Return the state after the save of `saved` (itself or an earlier state), report the outcome, and let prune."""
+    seconds = stages.total_s
     state = state.after_save(path, round(seconds, 3), problem, of=saved)
     run.in_flight.save_s = seconds
     run.in_flight.num_failed_saves = state.num_failed_saves
-    _report(run, state, saved, problem)
+    _report(run, state, saved, problem, stages)
     if path is not None and run.ranks.is_writer:
         run.desk.hand(lambda: _secure(run, state))
         run.housekeeping.hand(lambda: _tidy(run, state, path))
@@ -112,11 +115,11 @@ def not_written(run: Run, state: TrainState, partial: Path, error: SaveFailedErr
 
 
 def _publish(
-    run: Run, state: TrainState, partial: Path, records: Records, norms: dict[str, float], started_s: float
+    run: Run, state: TrainState, partial: Path, records: Records, norms: dict[str, float], written_s: float
 ) -> tuple[Path | None, str | None]:
     if not run.ranks.is_writer:
         return None, None
-    about = manifest(run, state, norms, time.perf_counter() - started_s)
+    about = manifest(run, state, norms, written_s)
     return path_or_problem(
         lambda: run.desk.do(
             lambda: run.store.publish(partial, about, belongings=run.belongings, records=records),
@@ -181,10 +184,16 @@ def _prune(run: Run, saved: Path) -> None:
             run.announce(f"warning: {error}")
 
 
-def _report(run: Run, state: TrainState, saved: TrainState, problem: str | None) -> None:
+def _report(run: Run, state: TrainState, saved: TrainState, problem: str | None, stages: Stages) -> None:
     if problem is None:
         assert state.checkpoint is not None and state.save_seconds is not None, "a save that succeeded has both"
-        event = Saved(attempt=saved.attempt, step=saved.step, path=state.checkpoint, seconds=state.save_seconds)
+        event = Saved(
+            attempt=saved.attempt,
+            step=saved.step,
+            path=state.checkpoint,
+            seconds=state.save_seconds,
+            stages=stages.seconds,
+        )
         run.announce(f"saved {state.checkpoint} in {state.save_seconds} s", event)
     else:
         refused = SaveFailed(attempt=saved.attempt, step=saved.step, reason=problem)

@@ -28,6 +28,7 @@ from harness.train.components.agreement import raising_together
 from harness.train.components.found import Start
 from harness.train.components.nearby import Snapshot
 from harness.train.components.open_data import RunData
+from harness.train.components.stages import Stages
 from harness.train.report import introduction
 from harness.train.run import Run
 from harness.train.saving.snapshots import live, restore_snapshot
@@ -63,13 +64,16 @@ def require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -
     return changed
 
 
-def restore(run: Run, start: Start) -> TrainState:
+def restore(run: Run, start: Start, stages: Stages) -> TrainState:
     """Load the snapshot or the checkpoint, if there is one, and return its state. Every rank must call it.
+
+    The event of the start tells how long its stages took.
 
     Raises:
         CheckpointError: It cannot be loaded, is not as it was saved, or would go on with other samples.
     """
     run.heartbeat.enter(Activity.LOAD, start.step)
+    stages.enter("load")
     if start.entry is None or start.manifest is None:
         state = TrainState(attempt=start.attempt).skipping(run.config.data.skip_windows)
         opened: Started | Resumed = Started(attempt=state.attempt, step=state.step)
@@ -86,7 +90,9 @@ def restore(run: Run, start: Start) -> TrainState:
         else:  # converted from another format: weights only, the optimizer begins with moments of zero
             checkpoint_files.load_weights(start.entry.path, run.pipeline.chunks)
             run.optimizer.megatron.reload_model_params()
+        stages.enter("check")
         require_restored(run, state.step, manifest.optimizer_norms, from_files=start.snapshot is None)
+        stages.enter("begin")
         opened = Resumed(
             attempt=state.attempt,
             step=state.step,
@@ -98,7 +104,7 @@ def restore(run: Run, start: Start) -> TrainState:
         write_down(run, start.journal, state.cursor.history)
     if run.recorder is not None:
         _accept(run, run.recorder)
-        run.recorder.event(opened)
+        run.recorder.event(opened.model_copy(update={"stages": stages.seconds}))
         if start.entry is not None and start.snapshot is None:  # the way to a snapshot is never hidden
             run.desk.do(partial(_repeat_hidden, run, run.recorder, start.entry, state.attempt))
         for text in introduction(run):

@@ -57,6 +57,7 @@ from harness.train.components.mcore import Pipeline
 from harness.train.components.nearby import Nearby, folder_of, nearest
 from harness.train.components.open_data import RunData, list_channels, open_data
 from harness.train.components.run_tokenizer import open_run_tokenizer
+from harness.train.components.stages import Stages
 from harness.train.decide import Milestones
 from harness.train.run import Run
 from harness.train.start.loading import require_same_data, restore
@@ -81,7 +82,9 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         signals = SignalFlags()
         signals.install(is_starting=True)
         closing.callback(signals.restore)
+        stages = Stages("join")
         joined = _join(world, signals)
+        stages.enter("find")
         closing.callback(parallel.end)
         with raising_together(joined):
             taken = found_by_rank_0(joined, partial(_taken, config, run_dir, resume, closing))
@@ -92,8 +95,10 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         start = nearest(start, folder, config, whole, run_dir, is_writer=joined.is_writer)
         phase = whole.phase_of(start.step + 1)
         _require_ranks(phase, world.size, start, run_dir, is_writer=joined.is_writer)
+        stages.enter("groups")
         plan = replace(whole, layout=phase.layout, layers_per_stage=phase.layers_per_stage)
         ranks = parallel.start(phase.layout, rank=world.rank, device=world.device, seed=config.run.seed)
+        stages.enter("data")
         start = _with_channels(config, plan, ranks, start)
         with raising_together(ranks):
             data, belongings, remarks = _open_inputs(config, plan, ranks, start, world, closing)
@@ -109,6 +114,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             data=data,
             belongings=belongings,
         )
+        stages.enter("build")
         run = _introduced(
             parts,
             store=store,
@@ -125,7 +131,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             run_dir, start.path, start=start.name, rank=world.rank, is_of_another_rank=collectives.is_lost_connection
         )
         with blamed, reporting_takeover(store.fence):
-            yield run, restore(run, start)
+            yield run, restore(run, start, stages)
 
 
 def _heartbeat(run_dir: RunDir, rank: int) -> Heartbeat:
