@@ -57,8 +57,7 @@ class Errands:
         try:
             yield hand_out
         finally:
-            for rank in range(1, self._world.size):
-                self._tell(rank, _DISMISSED)
+            self._dismiss()
 
     def attend(self, act: Act) -> None:
         """Do errands until rank 0 has none any more. Every other rank calls it."""
@@ -69,10 +68,17 @@ class Errands:
             asked = self._store.get(key)
             self._store.delete_key(key)
             if asked == _DISMISSED.encode():
+                self._dismiss()
                 return
             number, errand = parse_json(asked)
             self._store.set(f"given/{number}/{rank}", json.dumps(act(errand)))
             self._store.add(f"done/{number}", 1)
+
+    def _dismiss(self) -> None:
+        """Dismiss two others, who do the same: so nobody waits for rank 0 to tell all."""
+        first = 2 * self._world.rank + 1
+        for rank in range(first, min(first + 2, self._world.size)):
+            self._tell(rank, _DISMISSED)
 
     def _tell(self, rank: int, what: str) -> None:
         self._store.set(f"errand/{rank}/{self._next(f'told/{rank}')}", what)

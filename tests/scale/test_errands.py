@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 import worlds_of_scale
 from pool import Pool
+from torch.distributed import HashStore  # type: ignore[attr-defined]  # torch lists none
 
+from harness.parallel import errands
+from harness.parallel.errands import Errands
+from harness.parallel.ranks import Place
 from harness.train.components.findings import shares
 
 
@@ -43,6 +47,23 @@ def test_a_refusal_of_any_rank_is_rank_0s(pool: Pool, tmp_path: Path) -> None:
     assert isinstance(answers[0][1], str), "rank 1 was refused, and rank 0 has the error"
     assert answers[0][1].endswith(": b")
     assert answers[1][1] == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 16384])
+def test_every_rank_is_dismissed_once_and_nobody_tells_more_than_two(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = HashStore()
+    monkeypatch.setattr(errands, "_get_default_store", lambda: store)
+    dismissed, told = [0], [0]
+    while told:
+        rank = told.pop()
+        before = store.num_keys()
+        Errands(Place(rank=rank, size=size))._dismiss()
+        assert store.num_keys() - before <= 4, "two keys for each that is told"
+        told += [other for other in (2 * rank + 1, 2 * rank + 2) if other < size]
+        dismissed += [other for other in (2 * rank + 1, 2 * rank + 2) if store.check([f"errands/errand/{other}/1"])]
+    assert sorted(dismissed) == list(range(size))
 
 
 def test_shares_are_even() -> None:
