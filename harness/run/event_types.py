@@ -42,7 +42,7 @@ class Started(StepEvent):
     """Training began from initial weights."""
 
     kind: Literal["started"] = "started"
-    stages: Mapping[Text, Seconds] = {}
+    stages: Mapping[Text, Seconds] | None = None
     """Seconds that rank 0 took for the stages of the start, in their order."""
 
 
@@ -54,7 +54,7 @@ class Resumed(StepEvent):
     """The checkpoint."""
     from_snapshot: Flag = False
     """True if it went on from a snapshot of the ranks, which is later than the checkpoint."""
-    stages: Mapping[Text, Seconds] = {}
+    stages: Mapping[Text, Seconds] | None = None
     """Seconds that rank 0 took for the stages of the start, in their order."""
 
 
@@ -97,7 +97,7 @@ class Saved(StepEvent):
     """The checkpoint."""
     seconds: Seconds
     """Counted from the beginning of the save."""
-    stages: Mapping[Text, Seconds] = {}
+    stages: Mapping[Text, Seconds] | None = None
     """Seconds that rank 0 took for the stages of the save, in their order. Training goes on beside some of them where
     saves are asynchronous: `write` and `publish`."""
 

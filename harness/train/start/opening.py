@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from harness.checkpoint.node_folder import NodeFolder
 from harness.checkpoint.saving.mcore import Saver
 from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
@@ -86,11 +87,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         joined = _join(world, signals)
         stages.enter("find")
         closing.callback(parallel.end)
-        with raising_together(joined):
-            taken = found_by_rank_0(joined, partial(_taken, config, run_dir, resume, closing))
-        store, found = taken or (CheckpointStore(run_dir, None, None), None)
-        start = collectives.from_rank_0(found)
-        assert start is not None, "rank 0 always finds a start"
+        store, start = _agreed_start(joined, config, run_dir, resume, closing)
         folder = folder_of(config, run_dir, world.rank)
         start = nearest(start, folder, config, whole, run_dir, is_writer=joined.is_writer)
         phase = whole.phase_of(start.step + 1)
@@ -120,9 +117,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             store=store,
             links=_linked(parts, store, start, signals, closing),
             heartbeat=heartbeat,
-            nearby=None
-            if folder is None
-            else Nearby(folder=folder, start=start.name, kept=config.checkpoint.snapshots_kept),
+            nearby=_nearby(folder, start, config),
         )
         closing.callback(run.in_flight.discard)
         if run.nearby is not None:
@@ -154,6 +149,26 @@ def _join(world: World, signals: SignalFlags) -> Ranks:
         init_method=world.init_method,
         is_told_to_stop=signals.asks_to_leave,
     )
+
+
+def _agreed_start(
+    joined: Ranks, config: Config, run_dir: RunDir, resume: Resume, closing: ExitStack
+) -> tuple[CheckpointStore, Start]:
+    """Return where to go on from, the same on every rank; the store is that of the run's owner on the writer only.
+
+    Raises:
+        HarnessError: As `_taken` raises it, on every rank.
+    """
+    with raising_together(joined):
+        taken = found_by_rank_0(joined, partial(_taken, config, run_dir, resume, closing))
+    store, found = taken or (CheckpointStore(run_dir, None, None), None)
+    start = collectives.from_rank_0(found)
+    assert start is not None, "rank 0 always finds a start"
+    return store, start
+
+
+def _nearby(folder: NodeFolder | None, start: Start, config: Config) -> Nearby | None:
+    return None if folder is None else Nearby(folder=folder, start=start.name, kept=config.checkpoint.snapshots_kept)
 
 
 def _taken(
