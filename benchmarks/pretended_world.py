@@ -33,7 +33,7 @@ _STEP, _SAVE = 5, 6
 
 
 def measured(config: Config, run_dir: Path, num_ranks: int) -> dict[str, Any]:
-    """Return seconds and operations of a start, a step and a save of rank 0 of so many ranks."""
+    """Train a few steps as rank 0; return seconds and file operations of the start, of a step, and of a save."""
     import torch
     import torch.distributed as dist
     import torch.testing._internal.distributed.fake_pg  # registers the backend
@@ -115,7 +115,7 @@ def _pretended_objects() -> Iterator[None]:
 
 
 def config_of(folder: Path, num_ranks: int) -> Config:
-    """Return the configuration of a tiny run on so many replicas, with a save every third step."""
+    """Return the configuration of a tiny run that saves at every third step, with one replica for each rank."""
     channels = {"en": folder / "en", "code": folder / "code"}
     for seed, path in enumerate(channels.values()):
         if not path.exists():

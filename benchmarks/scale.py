@@ -47,7 +47,7 @@ _MIB = 1024**2
 
 
 def of_rank_0(num_ranks: int) -> dict[str, Any]:
-    """Return what rank 0 of so many ranks does at a start, a step and a save."""
+    """Return what `benchmarks.pretended_world` prints for so many ranks, by `start`, `step` and `save`."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.pretended_world", "--ranks", str(num_ranks), "--folder", folder]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -79,7 +79,7 @@ def run_of(folder: Path, num_ranks: int, *, by_node: bool) -> RunDir:
 
 
 def looks_at(num_ranks: int, *, by_node: bool) -> Iterator[tuple[str, int, float]]:
-    """Yield what looks at a run of so many ranks, with the files that it opens, and its seconds."""
+    """Run each command that looks at heartbeats; yield its name, how many files it opened, and its seconds."""
     with tempfile.TemporaryDirectory() as folder:
         run_dir = run_of(Path(folder), num_ranks, by_node=by_node)
         looks: dict[str, Callable[[], object]] = {

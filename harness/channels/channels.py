@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,11 +79,16 @@ class PartsDigest:
 
     def followed_by(self, parts: Iterable[Part]) -> PartsDigest:
         """Return the digest with further parts behind."""
+        return self.followed_by_rows(
+            [part.name, part.num_tokens, part.num_documents, part.bin_bytes, part.xxh3] for part in parts
+        )
+
+    def followed_by_rows(self, rows: Iterable[Sequence[object]]) -> PartsDigest:
+        """Return the digest with further parts behind: of each its name, tokens, documents, bytes and XXH3."""
         longer = PartsDigest()
         longer._hash, longer.num_parts = self._hash.copy(), self.num_parts
-        for part in parts:
-            line = json.dumps([part.name, part.num_tokens, part.num_documents, part.bin_bytes, part.xxh3])
-            longer._hash.update(f"{', ' if longer.num_parts else ''}{line}".encode())
+        for row in rows:
+            longer._hash.update(f"{', ' if longer.num_parts else ''}{json.dumps(list(row))}".encode())
             longer.num_parts += 1
         return longer
 

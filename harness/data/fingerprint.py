@@ -6,15 +6,12 @@ absent one means the default.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from fractions import Fraction
 from typing import Any, TypeVar
 
-import xxhash
-
-from harness.channels.channels import Channel, parts_digest
+from harness.channels.channels import Channel, PartsDigest, parts_digest
 from harness.channels.parts import Part
 from harness.config.identity import filled_in
 from harness.config.model import ModelConfig
@@ -106,7 +103,7 @@ def _shortened(channel: Mapping[str, Any]) -> Mapping[str, Any]:
     listed = channel.get(_LISTED) or ()
     if len(listed) <= MOST_LISTED:
         return channel
-    digest = xxhash.xxh3_64_hexdigest(json.dumps([list(part.values()) for part in listed]).encode())
+    digest = PartsDigest().followed_by_rows(list(part.values()) for part in listed).text
     others = {name: value for name, value in channel.items() if name != _LISTED}
     return {**others, _DIGEST: {"num_parts": len(listed), "xxh3": digest}}
 

@@ -33,9 +33,9 @@ class Mark:
 
 
 def mark_of_last(path: Path, num_lines: int) -> Mark:
-    """Return the mark after which the last lines of a file follow, so many of them; a fresh one if it has fewer.
+    """Return a mark with which `new_lines` begins at the last `num_lines` lines of a file.
 
-    So does a file that cannot be read: `new_lines` tells of it.
+    For a shorter file, and for one that cannot be read, it is the mark of the file's start.
     """
     with suppress(OSError):
         return Mark(inode=path.stat().st_ino, offset=offset_of_last(path, num_lines))
