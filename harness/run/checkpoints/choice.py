@@ -75,7 +75,7 @@ def newest_sound(folder: Path, *, deep: bool = True, key: SigningKey | None = No
 
 
 def _search(folder: Path, healths: Collection[Health], key: SigningKey | None, look: Inspect) -> tuple[Choice, bool]:
-    """Search from the newest on. Return the choice; and whether to begin anew, if nothing was chosen, would lose progress."""
+    """Search from the newest on. Return the choice, and whether a new beginning would lose progress in its place."""
     passed_over: list[PassedOver] = []
     progress_would_be_lost = False
     entries = _twice(lambda: entries_in(folder, key), _has_refused)
