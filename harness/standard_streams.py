@@ -1,9 +1,15 @@
-"""Standard streams that nobody holds at the other end: closed by the caller, or no longer read."""
+"""Standard streams that nobody holds at the other end, or that several processes share."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 def open_standard_streams() -> None:
@@ -15,6 +21,49 @@ def open_standard_streams() -> None:
             # The system gives the lowest free number, which is this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
             setattr(sys, name, os.fdopen(descriptor, mode))
+
+
+def label_lines(label: str) -> None:
+    """Begin each line of standard output and standard error with a label, if it is not empty.
+
+    Processes that append to one file stay apart in it, line by line. What libraries write past Python has no label.
+    """
+    if not label:
+        return
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        stream.flush()
+        labelled = _Labelled(stream.fileno(), label.encode())
+        setattr(sys, name, io.TextIOWrapper(labelled, "utf-8", "backslashreplace", write_through=True))
+
+
+class _Labelled(io.RawIOBase):
+    """Writes whole lines to a descriptor, each behind a label and at once, so that no other process comes between."""
+
+    def __init__(self, descriptor: int, label: bytes) -> None:
+        self._descriptor = descriptor
+        self._label = label
+        self._begun = b""
+        self._lock = threading.Lock()
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def write(self, content: ReadableBuffer, /) -> int:
+        added = bytes(content)
+        with self._lock:
+            *lines, self._begun = (self._begun + added).split(b"\n")
+            if lines:
+                os.write(self._descriptor, b"".join(self._label + line + b"\n" for line in lines))
+        return len(added)
+
+    def close(self) -> None:
+        if not self.closed and self._begun:
+            self.write(b"\n")
+        super().close()
 
 
 def drop_unread_output() -> None:

@@ -57,6 +57,9 @@ class LaunchConfig(Section):
     """Launches in a row that may fail without a newer checkpoint. Then the job stops, and a person has to look."""
     max_launches_without_progress: _Launches = 20
     """Launches in a row that may end without a newer checkpoint, preempted ones included. Then the job stops."""
+    keep_logs: _Launches = 50
+    """Number of launches whose logs, stacks and dumps are kept, the newest ones. A launch leaves a few files a node; of
+    older ones the configuration, the start, the end and its reason are kept."""
     watch: bool = True
     """Run `harness watch` beside training, on the first node. It is started again if it dies."""
     check_nodes: bool = True

@@ -1,7 +1,8 @@
 """Finds the ranks that have not joined a collective in which others wait, from the dumps of torch's flight recorder.
 
-A dump, `flight_recorder/rank_3`, is a pickle of plain values, which names nothing. These fields of it are used (version
-2 of the format, torch 2.4 and later):
+Those of a node are in `flight_recorder/node_00000.tar`, or beside it where no launcher of ours gathers them. A dump,
+`rank_3`, is a pickle of plain values, which names nothing. These fields of it are used (version 2 of the format, torch
+2.4 and later):
 
     {"pg_config": {"0": {"name": "0", "desc": "default_pg", "ranks": "[0, 1]"}},
      "entries": [{"process_group": ("0", "default_pg"), "collective_seq_id": 5, "profiling_name": "nccl:all_reduce",
@@ -10,8 +11,11 @@ A dump, `flight_recorder/rank_3`, is a pickle of plain values, which names nothi
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Mapping, Sequence
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from harness.run.files import read_regular
 from harness.text import listed
 
 _MOST_BYTES = 128 * 2**20
+_MOST_NODE_BYTES = 1024 * 2**20
 _MOST_STEPS = 2**23
 """Instructions of a dump. One of 2,000 collectives, as many as torch keeps, has an eighth of it."""
 _MOST_RANKS = 2**20
@@ -54,11 +59,33 @@ def read_dumps(folder: Path) -> dict[int, Dump]:
     """Return the dumps in a folder, by rank. Other files are passed over."""
     found: dict[int, Dump] = {}
     members: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("rank_*")):
-        match = _NAME.fullmatch(path.name)
-        if match and (dump := _read(path, members)) is not None:
+    for name, content in _files(folder):
+        match = _NAME.fullmatch(name)
+        if match and len(content) <= _MOST_BYTES and (dump := _parsed(content, members)) is not None:
             found[int(match[1])] = dump
     return found
+
+
+def node_dumps(launch: Path, index: int) -> Path:
+    """Return the archive of a node's dumps, in the folder of a launch."""
+    return launch / FLIGHT_RECORDER / f"node_{index:05d}.tar"
+
+
+def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of every file of a rank, out of archives and beside them. What cannot be read is not."""
+    for path in sorted(folder.glob("rank_*")):
+        with suppress(OSError):
+            yield path.name, read_regular(path, _MOST_BYTES)
+    for path in sorted(folder.glob("node_*.tar")):
+        with suppress(OSError, ValueError, tarfile.TarError):
+            yield from _members(read_regular(path, _MOST_NODE_BYTES))
+
+
+def _members(content: bytes) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+        for entry in archive:  # a sparse one may claim to be larger than the archive
+            if entry.isreg() and not entry.issparse() and (file := archive.extractfile(entry)) is not None:
+                yield entry.name, file.read(_MOST_BYTES + 1)
 
 
 def absent_ranks(dumps: Mapping[int, Dump]) -> list[str]:
@@ -82,15 +109,12 @@ def absent_ranks(dumps: Mapping[int, Dump]) -> list[str]:
     return lines
 
 
-def _read(path: Path, members: dict[str, tuple[int, ...]]) -> Dump | None:
+def _parsed(content: bytes, members: dict[str, tuple[int, ...]]) -> Dump | None:
     try:
-        content = read_regular(path, _MOST_BYTES)
-        if len(content) > _MOST_BYTES:
-            return None
         found = read_pickle(content, most_steps=_MOST_STEPS)
         fields = _mapping(found)
         return _states(_mapping(fields.get("pg_config")), _list(fields.get("entries")), members)
-    except (OSError, ValueError):
+    except ValueError:
         return None
 
 

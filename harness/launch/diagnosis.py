@@ -11,9 +11,8 @@ from statistics import median
 
 from harness.errors import UsageError
 from harness.launch.collectives_dump import FLIGHT_RECORDER, absent_ranks, read_dumps
-from harness.launch.last_words import STACKS, stacks_path
+from harness.launch.last_words import STACKS, read_stacks
 from harness.metrics.stragglers import slow_ranks, usual_time
-from harness.run.files import read_regular
 from harness.run.heartbeats import QUIET_AFTER_S, Activity, Beat, active_beats, read_beats
 from harness.run.launch_requests import request_stacks
 from harness.run.launches import LaunchRecord, started_launches
@@ -25,7 +24,6 @@ ANSWER_WITHIN_S = 30.0
 _NUM_FRAMES = 4
 _NUM_STACKS = 8
 _NUM_RANGES = 100
-_MOST_STACK_BYTES = 1024**2
 SLOW_FACTOR = 2.0
 SLOW_AT_LEAST_S = 10.0
 """A rank is slow at reading data if it waited `SLOW_FACTOR` times the median, and at least this many seconds more."""
@@ -132,16 +130,19 @@ def ask_for_stacks(run_dir: RunDir, show: Callable[[str], None], patience_s: flo
     world_size = started[-1].world_size or len(active)
     show(f"asking for the stacks of {world_size} ranks, for at most {patience_s:g} s")
     deadline = time.monotonic() + patience_s
-    while (answered := _num_stacks(folder, asked)) < world_size and time.monotonic() < deadline:
+    answered: dict[Path, int] = {}
+    while _count_answers(folder, asked, answered) < world_size and time.monotonic() < deadline:
         time.sleep(0.5)
-    if answered < world_size:
-        show(
-            f"only {answered} of {world_size} ranks' stacks are here; is py-spy installed on the nodes? See node_*.log"
-        )
+    if (number := sum(answered.values())) < world_size:
+        show(f"only {number} of {world_size} ranks' stacks are here; is py-spy installed on the nodes? See node_*.log")
 
 
-def _num_stacks(folder: Path, since: float) -> int:
-    return sum(path.stat().st_mtime >= since for path in folder.glob(STACKS))
+def _count_answers(folder: Path, since: float, answered: dict[Path, int]) -> int:
+    """Return how many ranks' stacks are here since a time. `answered` has those of the nodes that are known already."""
+    for path in folder.glob(STACKS):
+        if path not in answered and path.stat().st_mtime >= since:
+            answered[path] = len(read_stacks(path))
+    return sum(answered.values())
 
 
 def _lines(found: Diagnosis, now: float) -> list[str]:
@@ -189,27 +190,24 @@ def _dumps(launch: LaunchRecord, held_up: Sequence[int]) -> list[str]:
     """Return lines about files from before the launch was killed or timed out: stacks, and the last collectives."""
     recorder = launch.folder / FLIGHT_RECORDER
     dumps = read_dumps(recorder)
-    stacks = sorted(launch.folder.glob(STACKS))
+    stacks = {rank: text for path in sorted(launch.folder.glob(STACKS)) for rank, text in read_stacks(path).items()}
     lines = [
         f"stack of rank {rank}, innermost first: {stack}"
         for rank in held_up[:_NUM_STACKS]
-        if (stack := _stack(launch, rank))
+        if (stack := _innermost(stacks.get(rank, "")))
     ]
     if stacks:
         lines.append(f"stacks of {len(stacks)} ranks: {launch.folder}/{STACKS}")
     lines += [f"collectives: {line}" for line in absent_ranks(dumps)]
     if dumps:
-        lines.append(f"last collectives of {len(dumps)} ranks: torchfrtrace --prefix rank_ {recorder}")
-    return [*lines, f"logs: {Path(launch.folder)}/node_*.log, rank_*.log"]
+        unpack = f"cat {recorder}/node_*.tar | tar --extract --ignore-zeros; torchfrtrace --prefix rank_ ."
+        lines.append(f"last collectives of {len(dumps)} ranks, in an empty folder: {unpack}")
+    return [*lines, f"logs: {Path(launch.folder)}/node_*.log"]
 
 
-def _stack(launch: LaunchRecord, rank: int) -> str | None:
+def _innermost(stacks: str) -> str | None:
     """Return the innermost frames of a rank's main thread, by py-spy; None without a stack."""
-    try:
-        content = read_regular(stacks_path(launch.folder, rank), _MOST_STACK_BYTES)
-    except OSError:
-        return None
-    lines = content.decode(errors="replace").splitlines()
+    lines = stacks.splitlines()
     threads = [number for number, line in enumerate(lines) if line.startswith("Thread ")]
     main = next((number for number in threads if '"MainThread"' in lines[number]), threads[0] if threads else None)
     if main is None:

@@ -1,14 +1,16 @@
 """Collects information from workers that no longer respond: their stacks, and their last collectives.
 
 ```
-launches/0003/stacks_rank_00001.txt    the Python stacks of a rank, by py-spy, without help of the process
-              flight_recorder/rank_1   the last collectives of a rank (NCCL), written by torch on request
+launches/0003/stacks_node_00001.txt              the Python stacks of a node's ranks, by py-spy, without help of the
+                                                 processes: each behind a line `==== rank 8 ====`
+              flight_recorder/node_00001.tar     the last collectives of its ranks (NCCL), written by torch on request
 ```
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,46 +19,51 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from harness.launch.collectives_dump import FLIGHT_RECORDER
+from harness.launch.node_files import NodeFiles
 from harness.launch.workers import ALL_HAVE_ASKED_S, KillSwitch, write_to_stderr
-from harness.run.files import replace_file
+from harness.parallel.environment import NodePlace
+from harness.run.files import read_regular, replace_file
 from harness.run.launch_requests import kill_reason, stacks_requested
 
-STACKS = "stacks_rank_*.txt"
+STACKS = "stacks_node_*.txt"
+_RANK = re.compile(r"^==== rank ([0-9]{1,9}) ====$", re.MULTILINE)
+_MOST_STACK_BYTES = 64 * 2**20
 _STACKS_PATIENCE_S = 15.0
 _DUMP_PATIENCE_S = 5.0
 
 
 def collect(
-    folder: Path,
+    stacks: Path,
     workers: Mapping[int, int],
     show: Callable[[str], None],
     *,
+    files: NodeFiles | None = None,
     pipes: str | None = None,
     py_spy: Sequence[str] | None = None,
 ) -> None:
     """Write down the activity of this node's workers. Failures are reported to people and never raised.
 
-    `workers` has the process id of each rank, `pipes` the prefix of the pipes by which torch is asked for collectives.
-    `py_spy` is by default the installed one.
+    `workers` has the process id of each rank, `stacks` is the file for their stacks. `pipes` is the prefix of the pipes
+    by which torch is asked for collectives, which `files` gathers. `py_spy` is by default the installed one.
     """
     asked = _ask_for_collectives(pipes, workers)
     py_spy = find_py_spy() if py_spy is None else py_spy
     if py_spy:
-        _write_stacks(folder, workers, py_spy, show)
+        _write_stacks(stacks, workers, py_spy, show)
     else:
         show("no stacks: py-spy is not installed here; `pip install 'harness[stacks]'` for the next time")
-    if asked:
-        _wait_for_dumps(folder / FLIGHT_RECORDER, asked)
+    if files is not None:
+        _wait_for([dump for rank in asked if (dump := files.dump_of(rank))])
 
 
-def switch_for(launch: Path, *, pipes: str | None = None, num_nodes: int = 1) -> KillSwitch:
-    """Return the kill switch of a launch: its workers are examined and killed by request files in its folder."""
+def switch_for(launch: Path, place: NodePlace, files: NodeFiles, *, pipes: str | None = None) -> KillSwitch:
+    """Return the kill switch of a node of a launch: its workers are examined and killed by request files there."""
+    stacks = stacks_path(launch, place.index)
     return KillSwitch(
         reason=lambda: kill_reason(launch),
         asked=lambda: stacks_requested(launch),
-        collect=lambda workers: collect(launch, workers, write_to_stderr, pipes=pipes),
-        others_learn_s=ALL_HAVE_ASKED_S if num_nodes > 1 else 0.0,
+        collect=lambda workers: collect(stacks, workers, write_to_stderr, files=files, pipes=pipes),
+        others_learn_s=ALL_HAVE_ASKED_S if place.count > 1 else 0.0,
     )
 
 
@@ -67,9 +74,24 @@ def find_py_spy() -> tuple[str, ...]:
     return (found,) if found else ()
 
 
-def stacks_path(folder: Path, rank: int) -> Path:
-    """Return the file of a rank's stacks."""
-    return folder / STACKS.replace("*", f"{rank:05d}")
+def stacks_path(folder: Path, index: int) -> Path:
+    """Return the file of the stacks of node `index`, in the folder of a launch."""
+    return folder / STACKS.replace("*", f"{index:05d}")
+
+
+def stacks_text(stacks: Mapping[int, str]) -> str:
+    """Return the content of such a file, from the stacks of each rank."""
+    return "".join(f"==== rank {rank} ====\n{text.rstrip()}\n\n" for rank, text in stacks.items())
+
+
+def read_stacks(path: Path) -> dict[int, str]:
+    """Return the stacks of each rank in such a file; none if it cannot be read."""
+    try:
+        content = read_regular(path, _MOST_STACK_BYTES)
+    except OSError:
+        return {}
+    _, *pieces = _RANK.split(content.decode(errors="replace"))
+    return {int(rank): text.strip("\n") for rank, text in zip(pieces[::2], pieces[1::2], strict=True)}
 
 
 def remove_pipes(pipes: str | None, ranks: Iterable[int]) -> None:
@@ -79,7 +101,8 @@ def remove_pipes(pipes: str | None, ranks: Iterable[int]) -> None:
             Path(f"{pipes}{rank}.pipe").unlink()
 
 
-def _write_stacks(folder: Path, workers: Mapping[int, int], py_spy: Sequence[str], show: Callable[[str], None]) -> None:
+def _write_stacks(path: Path, workers: Mapping[int, int], py_spy: Sequence[str], show: Callable[[str], None]) -> None:
+    stacks = {}
     running = {
         rank: subprocess.Popen(
             (*py_spy, "dump", "--nonblocking", "--pid", str(pid)),
@@ -99,12 +122,13 @@ def _write_stacks(folder: Path, workers: Mapping[int, int], py_spy: Sequence[str
             process.kill()
             said, _ = process.communicate()
             said += f"py-spy did not end within {_STACKS_PATIENCE_S:g} s\n"
-        try:
-            replace_file(stacks_path(folder, rank), said, durable=False)
-        except OSError as error:
-            show(f"warning: cannot write {stacks_path(folder, rank)}: {error.strerror}")
+        stacks[rank] = said
         if process.returncode != 0:
             show(f"warning: no stacks of rank {rank}: {(said.strip() or 'py-spy failed').splitlines()[-1]}")
+    try:
+        replace_file(path, stacks_text(stacks), durable=False)
+    except OSError as error:
+        show(f"warning: cannot write {path}: {error.strerror}")
 
 
 def _ask_for_collectives(pipes: str | None, workers: Mapping[int, int]) -> list[int]:
@@ -125,8 +149,8 @@ def _ask_for_collectives(pipes: str | None, workers: Mapping[int, int]) -> list[
     return asked
 
 
-def _wait_for_dumps(folder: Path, ranks: Sequence[int]) -> None:
+def _wait_for(dumps: Sequence[Path]) -> None:
     """Wait for the dumps, for a limited time: a stopped rank writes none."""
     deadline = time.monotonic() + _DUMP_PATIENCE_S
-    while time.monotonic() < deadline and not all((folder / f"rank_{rank}").exists() for rank in ranks):
+    while time.monotonic() < deadline and not all(dump.exists() for dump in dumps):
         time.sleep(0.1)

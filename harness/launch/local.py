@@ -15,17 +15,26 @@ from harness.launch.cpu_room import require_room
 from harness.launch.held_run import held
 from harness.launch.last_words import switch_for
 from harness.launch.machine import count_cores, count_gpus, free_port
-from harness.launch.node_heartbeats import node_heartbeats
+from harness.launch.node_files import node_files
+from harness.launch.node_log import label_of
 from harness.launch.requirements import require_installed
 from harness.launch.workers import WorkerStart, run_workers, write_to_stderr
 from harness.parallel import gpu_environment
-from harness.parallel.environment import LOOPBACK, NodePlace, ProcessRanks, job_id, read_ranks, worker_environment
+from harness.parallel.environment import (
+    LOG_LABEL,
+    LOOPBACK,
+    NodePlace,
+    ProcessRanks,
+    job_id,
+    read_ranks,
+    worker_environment,
+)
 from harness.plan.layouts import phase_world_sizes, smallest_world_size
 from harness.plan.plan import PhasePlan, Plan, make_plan
 from harness.run.event_types import Exit
 from harness.run.events import read_events
 from harness.run.launch_folder import changes, make_run, open_launch
-from harness.run.launches import CONFIG, LaunchStart, newest_checkpoint, rank_log
+from harness.run.launches import CONFIG, LaunchStart, newest_checkpoint, node_log
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
 
@@ -88,11 +97,10 @@ def _run_workers(
     """Run the workers of one launch until they have ended; return its exit code."""
     here = NodePlace(index=0, count=1, master_address=LOOPBACK, master_port=free_port())
     descriptors = () if lock.descriptor is None else (lock.descriptor,)
-    with node_heartbeats(run, here.index) as heartbeats:
-        starts = worker_starts(command, here, world_size, folder, on_gpu=on_gpu, further=heartbeats.environment)
-        return run_workers(
-            starts, pass_descriptors=descriptors, kill_switch=switch_for(folder), beside=heartbeats.gathering()
-        )
+    with node_files(run, folder, here.index) as files:
+        starts = worker_starts(command, here, world_size, folder, on_gpu=on_gpu, further=files.environment)
+        switch = switch_for(folder, here, files)
+        return run_workers(starts, pass_descriptors=descriptors, kill_switch=switch, beside=files.gathering())
 
 
 def local_world_size(config: Config, num_gpus: int) -> int:
@@ -159,7 +167,7 @@ def worker_starts(
     on_gpu: bool,
     further: dict[str, str],
 ) -> list[WorkerStart]:
-    """Return one start for each worker of this node. All but rank 0 write to a log in the launch's folder.
+    """Return one start for each worker of this node. All but rank 0 write to the node's log in the launch's folder.
 
     `further` are environment variables that all of them get.
     """
@@ -179,7 +187,9 @@ def worker_starts(
             num_threads=max(1, count_cores() // num_workers),
             on_gpu=on_gpu,
         )
-        starts.append(WorkerStart(command=command, environment=environment | further, log=rank_log(folder, rank)))
+        log = node_log(folder, place.index) if rank else None
+        label = {LOG_LABEL: label_of(rank) if rank else ""}
+        starts.append(WorkerStart(command=command, environment=environment | further | label, log=log))
     return starts
 
 

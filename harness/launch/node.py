@@ -18,7 +18,7 @@ from harness.errors import EXIT_FINISHED, HarnessError, UsageError
 from harness.launch.last_words import remove_pipes, switch_for
 from harness.launch.local import WORKER, worker_starts
 from harness.launch.machine import count_gpus
-from harness.launch.node_heartbeats import node_heartbeats
+from harness.launch.node_files import node_files
 from harness.launch.workers import run_workers
 from harness.parallel.environment import NodePlace, collectives_pipes, node_name, read_node
 from harness.run.launches import (
@@ -60,13 +60,13 @@ def run_node(
         _refuse(launch, place, num_gpus, num_workers, take_another=settings.exclude_bad_nodes)
     training = (*worker_command, "--run-dir", str(run_dir.root), "--resume", "auto", "--config", str(config))
     commands = [(*check_command, "--launch", str(launch)), training] if settings.check_nodes else [training]
-    kill_switch = switch_for(launch, pipes=collectives_pipes(), num_nodes=place.count)
     code = EXIT_FINISHED
     for command in commands:
-        with node_heartbeats(run_dir, place.index) as heartbeats:
-            further = heartbeats.environment
+        with node_files(run_dir, launch, place.index) as files:
+            further = files.environment
             starts = worker_starts(command, place, num_workers, launch, on_gpu=num_gpus > 0, further=further)
-            code = run_workers(starts, kill_switch=kill_switch, beside=heartbeats.gathering())
+            switch = switch_for(launch, place, files, pipes=collectives_pipes())
+            code = run_workers(starts, kill_switch=switch, beside=files.gathering())
         if code != EXIT_FINISHED:
             break
     remove_pipes(collectives_pipes(), range(place.index * num_workers, (place.index + 1) * num_workers))

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from harness.errors import EXIT_INTERNAL, EXIT_STOPPED_BY_PERSON
 from harness.launch.exits import EXPLAINED_EXITS, WorkerExit, root_failure
 from harness.launch.held_signals import next_signal
+from harness.launch.node_log import last_lines
 from harness.parent_death import follow_parent
 from harness.run.files import open_to_append
 from harness.say import say
@@ -26,7 +26,6 @@ _ASK_EVERY_S = 5.0
 """Time between two looks for a request to kill. The request is on a file system that all nodes of the job read."""
 ALL_HAVE_ASKED_S = 2 * _ASK_EVERY_S
 """Time after which every launcher has looked once, and has collected its information."""
-_NUM_LAST_LINES = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ class WorkerStart:
     command: Sequence[str]
     environment: Mapping[str, str]
     log: Path | None
-    """File of its output; None for the terminal."""
+    """File to append its output to, which workers may share; None for the terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +253,7 @@ class Workers:
         self._reported = True
         log = self._logs[failure.rank]
         self._show(f"error: {failure}" + ("" if log is None else f"; the end of {log}:"))
-        for line in _last_lines(log):
+        for line in [] if log is None else last_lines(log, failure.rank):
             self._show(f"  {line}")
 
     def _is_explained(self, failure: WorkerExit) -> bool:
@@ -298,13 +297,6 @@ def _prepare_worker(launcher: int) -> None:
         signal.signal(number, signal.SIG_IGN)  # while it is blocked, a signal stays pending all the same
     signal.pthread_sigmask(signal.SIG_UNBLOCK, set(_BLOCKED) - set(FORWARDED))
     follow_parent(signal.SIGKILL, launcher)
-
-
-def _last_lines(log: Path | None) -> list[str]:
-    if log is None:
-        return []
-    with log.open(errors="replace") as lines:
-        return [line.rstrip("\n") for line in deque(lines, _NUM_LAST_LINES)]
 
 
 def write_to_stderr(text: str) -> None:

@@ -14,6 +14,10 @@ from harness.errors import UsageError
 LOOPBACK = "127.0.0.1"
 HEARTBEATS = "HARNESS_HEARTBEATS"
 """Variable with the folder for the heartbeats of a node's ranks; empty if nobody gathers them."""
+COLLECTIVES_DUMP = "TORCH_FR_DUMP_TEMP_FILE"
+"""Torch's variable with the beginning of the path of a rank's last collectives; the rank follows."""
+LOG_LABEL = "HARNESS_LOG_LABEL"
+"""Variable with what a rank writes before each of its lines, because it shares its log with others."""
 _MOST_DIGITS = 9
 """Digits of a number of ranks; Python itself stops at 4,300."""
 _MOST_PORT = 65534
@@ -136,6 +140,16 @@ def collectives_pipes(environ: Mapping[str, str] = os.environ) -> str | None:
     slurm/environment.sh sets it; None if it is not set.
     """
     return environ.get("TORCH_NCCL_DEBUG_INFO_PIPE_FILE")
+
+
+def collectives_dump(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the beginning of the path of a rank's last collectives, where the environment chooses one."""
+    return environ.get(COLLECTIVES_DUMP) or None
+
+
+def log_label(environ: Mapping[str, str] = os.environ) -> str:
+    """Return what this rank writes before each of its lines; empty if nobody shares its log."""
+    return environ.get(LOG_LABEL, "")
 
 
 def heartbeat_folder(environ: Mapping[str, str] = os.environ) -> Path | None:

@@ -211,7 +211,7 @@ def _gather(store: Store, world_size: int, waiting: _Waiting) -> None:
             _dismiss(store, world_size - 1 - len(missing), "")
             raise HarnessError(
                 f"{len(missing)} of {world_size} ranks did not come within {waiting.within_s:g} s: rank "
-                f"{listed(missing)}; look at their logs (rank_*.log, or node_*.log of a job)"
+                f"{listed(missing)}; look at node_*.log in the launch's folder"
             )
         waiting.pause()
     store.set("verdict", _GO)

@@ -32,7 +32,7 @@ from harness.config.load import load_config
 from harness.errors import HarnessError, UsageError
 from harness.parallel import collectives, device
 from harness.parallel import mcore as parallel
-from harness.parallel.environment import ProcessRanks, node_name, read_ranks
+from harness.parallel.environment import ProcessRanks, log_label, node_name, read_ranks
 from harness.parallel.meeting import are_here, missing_of, patience_s, serve, tell_presence
 from harness.parallel.node_reports import (
     Fault,
@@ -49,6 +49,7 @@ from harness.plan.plan import make_plan
 from harness.run.files import replace_file
 from harness.run.launches import BAD_NODES, CONFIG, NODES, write_bad_nodes
 from harness.say import complain, say
+from harness.standard_streams import label_lines
 from harness.version import VERSION
 
 ANSWER_WITHIN_S = 120.0
@@ -260,6 +261,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description="One rank of the check of all nodes before training.")
     parser.add_argument("--launch", type=Path, required=True)
     given = parser.parse_args(arguments)
+    label_lines(log_label())
     try:
         ranks = read_ranks()
         if ranks is None:

@@ -1,7 +1,7 @@
 """The heartbeat of a rank: its step, its activity, and since when. Written by a thread, beside training.
 
 `rank_00003.json` is replaced every few seconds, on the node if a launcher gathers heartbeats there (see
-`harness.launch.node_heartbeats`), otherwise in `<run>/heartbeats`:
+`harness.launch.node_files`), otherwise in `<run>/heartbeats`:
 
     {"rank": 3, "host": "node07", "pid": 4711, "step": 120, "phase": "forward-backward", "since": 1700000000.0,
      "time": 1700000004.2, "spent_s": {"data": 0.4, "forward-backward": 130.2}, "compute_ms": 0.21}

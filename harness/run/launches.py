@@ -7,7 +7,8 @@ launches/0001/config.yaml       the configuration of this launch, with every def
               node_00000.json   how the workers of a node ended
               ended.json        how the launch ended, and what was decided; missing if the whole job was killed
               nodes.json        the reports of the nodes, by their check before training
-              rank_00003.log    what this rank wrote (rank 0 writes to the terminal)
+              node_0.log        what the ranks of a node wrote, each line with its rank; rank 0 writes to the terminal,
+                                in a job to this file
 ```
 
 A submission's folder is that of the first start of its job; every requeue gets the next folder.
@@ -236,9 +237,9 @@ def history(run_dir: RunDir, job_id: str) -> list[LaunchEnd]:
     ]
 
 
-def rank_log(folder: Path, rank: int) -> Path | None:
-    """Return the file for what a rank writes; None for rank 0, which writes to the terminal."""
-    return folder / f"rank_{rank:05d}.log" if rank else None
+def node_log(folder: Path, index: int) -> Path:
+    """Return the log of node `index`: of its ranks, and in a job of its launcher, too (slurm/train.sbatch)."""
+    return folder / f"node_{index}.log"
 
 
 def write_node_end(folder: Path, index: int, end: NodeEnd) -> None:

@@ -128,10 +128,13 @@ class RunDir:
 
     def next_launch_number(self) -> int:
         """Return the highest launch number on disk plus one. Reads the folder."""
+        return max(self.launch_numbers(), default=0) + 1
+
+    def launch_numbers(self) -> list[int]:
+        """Return the numbers of the launches that have a folder, in order. Reads the folder of all."""
         if not self.launches.is_dir():
-            return 1
-        numbers = [int(path.name) for path in self.launches.iterdir() if _LAUNCH_NAME.fullmatch(path.name)]
-        return max(numbers, default=0) + 1
+            return []
+        return sorted(int(path.name) for path in self.launches.iterdir() if _LAUNCH_NAME.fullmatch(path.name))
 
     def require_run(self) -> None:
         """Return if this is a run's directory, which has a configuration from the first start on.

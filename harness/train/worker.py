@@ -13,12 +13,13 @@ from pathlib import Path
 from harness.config.load import load_config
 from harness.errors import EXIT_INTERNAL, HarnessError
 from harness.parallel import gpu_environment
+from harness.parallel.environment import log_label
 from harness.parallel.open_files import raise_limit
 from harness.parallel.silence import silence_libraries
 from harness.parent_death import follow_parent
 from harness.run.paths import RunDir
 from harness.say import complain
-from harness.standard_streams import drop_unread_output
+from harness.standard_streams import drop_unread_output, label_lines
 
 
 def work() -> int:
@@ -28,6 +29,7 @@ def work() -> int:
     parser.add_argument("--resume", choices=("auto", "must", "never"), default="auto")
     parser.add_argument("--config", type=Path, help="Default: config.yaml in the run directory.")
     arguments = parser.parse_args()
+    label_lines(log_label())
     silence_libraries()
     raise_limit()
     _take_children_along()

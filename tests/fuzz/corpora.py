@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import bz2
 import gzip
+import io
 import json
 import lzma
 import os
@@ -15,6 +16,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,8 +95,12 @@ def make_run(folder: Path) -> None:
     harness("watch", "run", "--once", "--no-orders", folder=folder)
     dumps = next((folder / "run" / "launches").iterdir()) / "flight_recorder"
     dumps.mkdir()
-    for rank in range(2):
-        (dumps / f"rank_{rank}").write_bytes(pickle.dumps(_dump(rank)))
+    (dumps / "rank_0").write_bytes(pickle.dumps(_dump(0)))
+    with tarfile.open(dumps / "node_00001.tar", "w") as archive:
+        content = pickle.dumps(_dump(1))
+        entry = tarfile.TarInfo("rank_1")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
     assert yaml.safe_load((folder / "run" / "config.yaml").read_text())["run"]["name"] == "small"
 
 

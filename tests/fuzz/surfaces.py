@@ -22,6 +22,7 @@ _RUN = (
     Target("run/launches/*/launch.json", "json", 2),
     Target("run/launches/*/config.yaml", "yaml"),
     Target("run/launches/*/flight_recorder/rank_*", "pickle", 2),
+    Target("run/launches/*/flight_recorder/node_*.tar", "bytes", 1),
     Target("run/evidence/*.jsonl", "jsonl", 2),
     Target("run/signals/done/*.json", "json", 1),
     Target("run/fence/*", "text", 0.5),

@@ -14,7 +14,7 @@ import pytest
 from harness import cli
 from harness.errors import UsageError
 from harness.launch.diagnosis import ask_for_stacks, diagnose, diagnosis_text
-from harness.launch.last_words import stacks_path
+from harness.launch.last_words import stacks_path, stacks_text
 from harness.run.heartbeats import Activity, Beat, beat_to_json
 from harness.run.launch_requests import stacks_requested
 from harness.run.paths import RunDir
@@ -137,7 +137,7 @@ def test_the_text_names_rank_host_process_step_and_phase(run_dir: RunDir) -> Non
     recorder = run_dir.launch(2) / "flight_recorder"
     for rank, sequence in enumerate((7, 6)):
         (recorder / f"rank_{rank}").write_bytes(dump(sequence))
-    (run_dir.launch(2) / "stacks_rank_00001.txt").write_text(STACKS)
+    stacks_path(run_dir.launch(2), 0).write_text(stacks_text({0: STACKS.replace("recv", "send"), 1: STACKS}))
     assert diagnosis_text(run_dir, now).splitlines() == [
         "launch 2: 3 of 6 ranks have given a sign of life",
         "no heartbeat: rank 3-5; their nodes did not start, see node_*.log",
@@ -149,10 +149,11 @@ def test_the_text_names_rank_host_process_step_and_phase(run_dir: RunDir) -> Non
         "`nvidia-smi -q -d PERFORMANCE,TEMPERATURE` there",
         "the furthest: rank 0 on n0 (process 100), step 7, forward-backward since 100 s",
         "stack of rank 1, innermost first: recv (torch/distributed.py:2) < take_step (harness/train/steps/step.py:55)",
-        f"stacks of 1 ranks: {run_dir.launch(2)}/stacks_rank_*.txt",
+        f"stacks of 2 ranks: {run_dir.launch(2)}/stacks_node_*.txt",
         "collectives: rank 0 waits in nccl:all_reduce number 7 of group 0 (default_pg); rank 1 has not come",
-        f"last collectives of 2 ranks: torchfrtrace --prefix rank_ {recorder}",
-        f"logs: {run_dir.launch(2)}/node_*.log, rank_*.log",
+        f"last collectives of 2 ranks, in an empty folder: cat {recorder}/node_*.tar | tar --extract --ignore-zeros; "
+        "torchfrtrace --prefix rank_ .",
+        f"logs: {run_dir.launch(2)}/node_*.log",
     ]
 
 
@@ -172,13 +173,13 @@ def test_stacks_are_asked_for_and_waited_for(run_dir: RunDir, capsys: pytest.Cap
     write(run_dir, beat(0, time=clock.time()))
     folder = run_dir.launch(2)
     (folder / "launch.json").write_text(json.dumps({"world_size": 1}))
-    (folder / "stacks_rank_00000.txt").write_text("of an earlier request")
-    os.utime(folder / "stacks_rank_00000.txt", (0, 0))
+    stacks_path(folder, 0).write_text(stacks_text({0: "of an earlier request"}))
+    os.utime(stacks_path(folder, 0), (0, 0))
 
     def answer() -> None:
         while stacks_requested(folder) is None:
             clock.sleep(0.01)
-        stacks_path(folder, 0).write_text(STACKS)
+        stacks_path(folder, 0).write_text(stacks_text({0: STACKS}))
 
     launcher = threading.Thread(target=answer)
     launcher.start()
@@ -186,7 +187,7 @@ def test_stacks_are_asked_for_and_waited_for(run_dir: RunDir, capsys: pytest.Cap
     launcher.join()
     told = capsys.readouterr()
     assert told.err == "asking for the stacks of 1 ranks, for at most 30 s\n"
-    assert f"stacks of 1 ranks: {folder}/stacks_rank_*.txt" in told.out
+    assert f"stacks of 1 ranks: {folder}/stacks_node_*.txt" in told.out
 
 
 def test_stacks_that_do_not_come_are_told(run_dir: RunDir) -> None:

@@ -81,8 +81,14 @@ def test_workers_are_told_who_they_are_and_read_the_resolved_configuration(
         assert one["config"] == run.config.read_text()
     assert load_config(run.config) == config(*overrides)
     assert capfd.readouterr().out == "hello from rank 0\n"
-    assert (run.launch(1) / "rank_00003.log").read_text() == "hello from rank 3\n"
-    assert not (run.launch(1) / "rank_00000.log").exists()
+    (log,) = run.launch(1).glob("*.log")
+    assert log.name == "node_0.log"
+    assert sorted(log.read_text().splitlines()) == [f"hello from rank {rank}" for rank in (1, 2, 3)]
+    labels = [
+        json.loads(path.read_text())["environment"]["HARNESS_LOG_LABEL"]
+        for path in sorted(run.root.glob("told-*.json"))
+    ]
+    assert labels == ["", "[rank 1] ", "[rank 2] ", "[rank 3] "]
 
 
 def test_the_default_directory_is_named_after_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from harness.errors import HarnessError, UsageError
 from harness.launch import local, node
+from harness.launch.last_words import read_stacks
 from harness.launch.node import main, run_node
 from harness.parallel.environment import NodePlace, read_node
 from harness.run.launch_requests import request_kill
@@ -49,7 +50,8 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_workers_of_the_second_node_get_the_ranks_that_follow(launch: Path) -> None:
     code = run_node(RunDir(launch / "run"), launch, SECOND, (sys.executable, "-c", TELLS))
     assert code == 75
-    told = [json.loads((launch / f"rank_{rank:05d}.log").read_text()) for rank in (2, 3)]
+    told = [json.loads(line) for line in (launch / "node_1.log").read_text().splitlines()]
+    told.sort(key=lambda one: one["RANK"])
     assert [(one["RANK"], one["LOCAL_RANK"]) for one in told] == [("2", "0"), ("3", "1")]
     for one in told:
         assert (one["WORLD_SIZE"], one["LOCAL_WORLD_SIZE"]) == ("4", "2")
@@ -75,7 +77,7 @@ def test_only_nodes_that_are_fit_train(launch: Path, check_code: int, code: int)
     check = (sys.executable, "-c", f"import sys; print('checked', sys.argv[1:]); sys.exit({check_code})")
     run = RunDir(launch / "run")
     assert run_node(run, launch, SECOND, (sys.executable, "-c", TELLS), check) == code
-    log = (launch / "rank_00002.log").read_text()
+    log = (launch / "node_1.log").read_text()
     assert f"checked ['--launch', '{launch}']" in log
     assert ("WORLD_SIZE" in log) == (check_code == 0)
     assert node_ends(launch) == [NodeEnd(host="n2", exit_code=code)]
@@ -87,7 +89,8 @@ def test_a_launch_that_is_ordered_to_be_killed_is_killed(launch: Path, capsys: p
     assert run_node(run, launch, SECOND, (sys.executable, "-c", "import time; time.sleep(600)")) == 70
     assert node_ends(launch) == [NodeEnd(host="n2", exit_code=70)]
     assert "killed: rank 2, 3: rank 3 is silent\n" in capsys.readouterr().err
-    assert sorted(path.name for path in launch.glob("stacks_*")) == ["stacks_rank_00002.txt", "stacks_rank_00003.txt"]
+    assert sorted(path.name for path in launch.glob("stacks_*")) == ["stacks_node_00001.txt"]
+    assert sorted(read_stacks(launch / "stacks_node_00001.txt")) == [2, 3]
 
 
 def test_a_node_that_lost_a_gpu_is_named(launch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

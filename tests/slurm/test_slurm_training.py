@@ -19,6 +19,7 @@ import yaml
 from cluster import Cluster
 
 from data_prep.channels.indexed_writer import PartWriter, token_dtype
+from harness.launch.last_words import read_stacks
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, read_records
 
@@ -285,7 +286,7 @@ def test_a_rank_that_hangs_is_named_and_the_watcher_has_the_launch_killed(
     first = job.events("launch-ended")[0]
     assert (first["exit_code"], first["action"]) == (70, "requeue")
     assert first["reason"].startswith("killed because it hung (no rank has made progress for ")
-    stacks = [(job.run_dir.launch(1) / f"stacks_rank_0000{rank}.txt").read_text() for rank in (0, 1)]
+    stacks = [read_stacks(job.run_dir.launch(1) / f"stacks_node_0000{rank}.txt")[rank] for rank in (0, 1)]
     assert all("harness/train/main.py" in text for text in stacks), stacks
 
 

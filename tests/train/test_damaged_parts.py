@@ -188,7 +188,7 @@ def test_ranks_end_together(tmp_path: Path) -> None:
         flip(path, 0)
         refused(train_to(site, LAST_STEP), f"channel {channel}", "part-00000.bin")
         path.write_bytes(content)
-    logs = [log.read_text() for log in site.run_dir.launches.glob("*/rank_*.log")]
+    logs = [log.read_text() for log in site.run_dir.launches.glob("*/node_0.log")]
     assert logs and not any("Traceback" in text or "lost" in text for text in logs)
     assert train_to(site, LAST_STEP)[0] == 0
 

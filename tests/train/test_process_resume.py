@@ -56,8 +56,12 @@ def test_stop_at_step_then_another_layout_rate_and_batch_size_then_anew(site: Si
     assert site.checkpoints() == ["step_0000002", "step_0000003", "step_0000008"]
 
     # The new attempt is what the run goes on from, though older steps are higher.
-    code, text = site.train("--set", "run.stop_at_step=3").finish()
+    of_second_rank = site.run_dir.launch(2) / "node_0.log"
+    assert of_second_rank.exists()
+    code, text = site.train("--set", "run.stop_at_step=3", "--set", "launch.keep_logs=2").finish()
     assert code == 0, text
+    assert not of_second_rank.exists()
+    assert (site.run_dir.launch(2) / "launch.json").exists()
     assert f"resuming small from {site.run_dir.checkpoint(2)} (step 2)" in text
     assert [(record.attempt, record.step) for record in site.records()] == [(1, 1), (1, 2), (1, 3)]
     assert site.checkpoints() == ["step_0000002", "step_0000003", "step_0000003.2", "step_0000008"]

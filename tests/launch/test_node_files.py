@@ -1,4 +1,4 @@
-"""Heartbeats of a node in one file of the run, gathered by the launcher."""
+"""What the ranks of a node write, in one file a kind, gathered by their launcher."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.launch import node_heartbeats as module
-from harness.launch.node_heartbeats import node_heartbeats
+from harness.launch import node_files as module
+from harness.launch.collectives_dump import read_dumps
+from harness.launch.node_files import node_files
 from harness.launch.workers import WorkerStart, run_workers
-from harness.parallel.environment import HEARTBEATS, heartbeat_folder
+from harness.parallel.environment import COLLECTIVES_DUMP, HEARTBEATS, heartbeat_folder
 from harness.run.heartbeats import Activity, read_beats
 from harness.run.paths import RunDir
 
@@ -41,7 +42,7 @@ def test_a_node_has_one_file_and_every_rank_a_heartbeat(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
     run_dir.heartbeats.mkdir()
     for index in (0, 1):
-        with node_heartbeats(run_dir, index) as heartbeats:
+        with node_files(run_dir, tmp_path, index) as heartbeats:
             folder = Path(heartbeats.environment[HEARTBEATS])
             starts = [beating(run_dir, 3 * index + number, heartbeats.environment) for number in range(3)]
             assert run_workers(starts, beside=heartbeats.gathering()) == 0
@@ -79,7 +80,7 @@ def test_without_room_on_the_node_ranks_write_their_own(tmp_path: Path, monkeypa
     monkeypatch.setattr(module, "_MEMORY", tmp_path / "nothing")
     monkeypatch.setattr(module.tempfile, "gettempdir", lambda: str(tmp_path / "nothing"))
     run_dir = RunDir(tmp_path)
-    with node_heartbeats(run_dir, 0) as heartbeats:
+    with node_files(run_dir, tmp_path, 0) as heartbeats:
         assert heartbeats.environment == {HEARTBEATS: ""}
         assert run_workers([beating(run_dir, 0, heartbeats.environment)], beside=heartbeats.gathering()) == 0
     assert [path.name for path in run_dir.heartbeats.iterdir()] == ["rank_00000.json"]
@@ -90,12 +91,52 @@ def test_folders_of_killed_launchers_are_removed(tmp_path: Path, monkeypatch: py
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     user = os.geteuid()
-    dead, alive = (tmp_path / f"harness-heartbeats-{user}-{process}-x" for process in (ended.pid, os.getpid()))
-    of_another = tmp_path / f"harness-heartbeats-{user + 1}-{ended.pid}-x"
+    dead, alive = (tmp_path / f"harness-node-{user}-{process}-x" for process in (ended.pid, os.getpid()))
+    of_another = tmp_path / f"harness-node-{user + 1}-{ended.pid}-x"
     for folder in (dead, alive, of_another):
         folder.mkdir()
-    with node_heartbeats(RunDir(tmp_path / "run"), 0):
+    with node_files(RunDir(tmp_path / "run"), tmp_path, 0):
         pass
     assert not dead.exists()
     assert alive.exists()
     assert of_another.exists()
+
+
+DUMPS = """
+import os, pickle, sys
+group = {"name": "0", "desc": "all", "ranks": "[0, 1, 2, 3]"}
+content = pickle.dumps({"pg_config": {"0": group}, "entries": []})
+with open(os.environ["TORCH_FR_DUMP_TEMP_FILE"] + os.environ["RANK"], "wb") as file:
+    file.write(content)
+sys.exit(70)
+"""
+
+
+def test_the_last_collectives_of_a_node_are_one_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a rank that has dumped them and left; and more of them as they come."""
+    monkeypatch.delenv(COLLECTIVES_DUMP, raising=False)
+    for index in (0, 1):
+        with node_files(RunDir(tmp_path), tmp_path, index) as files:
+            starts = [
+                WorkerStart(
+                    command=(sys.executable, "-c", DUMPS),
+                    environment={**os.environ, **files.environment, "RANK": str(rank)},
+                    log=tmp_path / "log",
+                )
+                for rank in (2 * index, 2 * index + 1)
+            ]
+            assert run_workers(starts, beside=files.gathering(), show=print) == 70
+    recorder = tmp_path / "flight_recorder"
+    assert sorted(path.name for path in recorder.iterdir()) == ["node_00000.tar", "node_00001.tar"]
+    assert {rank: dump["0"].members for rank, dump in read_dumps(recorder).items()} == dict.fromkeys(
+        range(4), (0, 1, 2, 3)
+    )
+
+
+def test_where_the_job_chooses_a_place_for_collectives_nothing_is_gathered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(COLLECTIVES_DUMP, str(tmp_path / "elsewhere_"))
+    with node_files(RunDir(tmp_path), tmp_path, 0) as files:
+        assert files.environment[COLLECTIVES_DUMP] == str(tmp_path / "elsewhere_")
+        assert files.dump_of(3) == tmp_path / "elsewhere_3"
