@@ -4,7 +4,7 @@ Each is measured beside the obvious alternative, on this machine, with `harness 
 
 - a save that training waits for, and one that is written beside it: seconds without a step;
 - a rollback in the running job (out of the shared store, and out of the host's memory), and a stop and a restart of the
-  same run that does the same: seconds from the command to the next recorded step;
+  same run that does the same: seconds from the command to the next recorded step, and those of the rollback itself;
 - `harness checkpoint verify --deep`, and reading the same bytes: gigabytes per second, all in the page cache.
 """
 
@@ -31,6 +31,8 @@ from benchmarks.measured_machine import versions  # noqa: E402
 from harness.run import metric_names as names  # noqa: E402
 from harness.run.checkpoints.manifest import read_manifest  # noqa: E402
 from harness.run.checkpoints.verify import verify  # noqa: E402
+from harness.run.event_types import RolledBack  # noqa: E402
+from harness.run.events import read_events  # noqa: E402
 
 SAVE_EVERY = 4
 """Steps between saves in the runs that measure rollbacks."""
@@ -110,6 +112,15 @@ def by_restart(site: Site) -> Iterator[None]:
     finish(site.train("--rollback-to", str(SAVE_EVERY), "--skip-steps", skip))
 
 
+def stages_of_rollback(site: Site) -> str:
+    """Return the seconds of the rollback in the running job, and what they went into; nothing after a restart."""
+    rollbacks = [event for event in read_events(site.run_dir.events) if isinstance(event, RolledBack)]
+    stages = rollbacks[-1].stages if rollbacks else None
+    if stages is None:
+        return ""
+    return f"{sum(stages.values()):.2f}: " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in stages.items())
+
+
 def read_all(folder: Path) -> int:
     """Reads every file of a checkpoint as fast as one thread can; the number of bytes."""
     buffer, total = bytearray(_CHUNK_BYTES), 0
@@ -164,10 +175,12 @@ def main() -> int:
             "in the job, out of the store": ({}, in_the_job),
             "stop, and restart with --rollback-to": ({}, by_restart),
         }
-        say("| rollback | from the command to the next step, s |\n|---|---|\n")
+        say("| rollback | from the command to the next step, s | itself, s | a step, s |\n|---|---|---|---|\n")
         for number, (name, (settings, command)) in enumerate(ways.items()):
-            seconds = seconds_to_next_step(site_in(root / str(number), width, **settings), command)
-            say(f"| {name} | {seconds:.1f} |\n")
+            site = site_in(root / str(number), width, **settings)
+            seconds = seconds_to_next_step(site, command)
+            step_s = median(float(line[names.STEP_TIME_S]) for line in lines(site))
+            say(f"| {name} | {seconds:.1f} | {stages_of_rollback(site)} | {step_s:.2f} |\n")
         say("\n| deep verification | GB/s |\n|---|---|\n")
         say(f"| `harness checkpoint verify --deep` | {verified / 1e9:.2f} |\n")
         say(f"| reading the same bytes, one thread | {read / 1e9:.2f} |\n")

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from harness.checkpoint.counted import Records
 from harness.checkpoint.stillness import Stillness
@@ -25,13 +27,27 @@ MAX_STILL_S = 120.0
 _LOOK_EVERY_S = 1.0
 
 
-class ForkedResults:
-    """The results of a forked writer."""
+class _Result(NamedTuple):
+    """The message of a writer at its end."""
 
-    def __init__(self) -> None:
+    value: Any
+    records: Records
+    measured: list[float]
+
+
+class ForkedResults:
+    """The results of a forked writer.
+
+    `measure` computes something of the state that is written, in the process that writes it.
+    """
+
+    def __init__(self, measure: Callable[[], list[float]] = list) -> None:
         self.records: Records = {}
         """Records of the files that were written, when the result was read."""
-        self._received: list[tuple[Any, Records]] = []
+        self.measured: list[float] = []
+        """Result of `measure`, when the result was read; empty after an error."""
+        self._measure = measure
+        self._received: list[_Result] = []
         self._receiving: Connection | None = None
         self._sending: Connection | None = None
         """Only in the writer's process."""
@@ -53,18 +69,24 @@ class ForkedResults:
 
     def put(self, value: Any, records: Records) -> None:  # noqa: ANN401 (Megatron's type)
         """Add a result, with the records of the files. The writer calls this."""
+        result = _Result(value, records, self._measure())
         if self._sending is not None:
-            self._sending.send((value, records))
+            self._sending.send(result)
         else:
-            self._received.append((value, records))
+            self._received.append(result)
+
+    def put_measured(self) -> None:
+        """Measure where nothing is written."""
+        self.measured = self._measure()
 
     def get_nowait(self) -> Any:  # noqa: ANN401 (Megatron's type)
         """Return a result in this process, after `wait`."""
         if not self._received:
             raise queue.Empty
-        value, records = self._received.pop()
-        self.records |= records
-        return value
+        result = self._received.pop()
+        self.records |= result.records
+        self.measured = result.measured
+        return result.value
 
     def has_come(self) -> bool:
         """Return whether the result can be read."""
@@ -102,11 +124,12 @@ class ForkedResults:
     def _begin(self, write: Callable[[], None]) -> None:
         assert self._sending is not None, "this is the process that was forked"
         self._sending.send(None)
+        torch.set_num_threads(1)  # the threads among which it would divide work stayed behind in the parent
         write()
 
 
-def _result_of(process: BaseProcess, receiving: Connection) -> Iterator[tuple[Any, Records]]:
-    """Yield the writer's result and its files' records; an error if it had to be killed; nothing if it died.
+def _result_of(process: BaseProcess, receiving: Connection) -> Iterator[_Result]:
+    """Yield the writer's result; an error if it had to be killed; nothing if it died.
 
     Megatron reports the last.
     """
@@ -115,7 +138,7 @@ def _result_of(process: BaseProcess, receiving: Connection) -> Iterator[tuple[An
         if stillness.seconds() > MAX_STILL_S:
             process.kill()
             error = TimeoutError(errno.ETIMEDOUT, f"its writer stood still for {MAX_STILL_S:.0f} s and was killed")
-            yield error, {}
+            yield _Result(error, {}, [])
             return
     with suppress(EOFError):
         yield receiving.recv()

@@ -28,6 +28,7 @@ class Writing:
         self.not_beside: str | None = None
         """Reason why training had to wait for this rank's writing; None if it did not."""
         if request.async_fn is None:  # a rank may have nothing to write
+            results.put_measured()
             return
         arguments = list(request.async_fn_args)
         if request.preload_fn:
@@ -41,6 +42,11 @@ class Writing:
         except OSError as error:  # no process or no memory for one: training waits, which is better than no save
             self.not_beside = error.strerror or str(error)
             write()
+
+    @property
+    def measured(self) -> list[float]:
+        """Result of the request's `measure` on this rank, after `finish`."""
+        return self._results.measured
 
     def is_done(self) -> bool:
         """Return whether this rank's process has written everything, or failed. Does not wait."""

@@ -154,6 +154,10 @@ class Optimizer:
 
     def state_norms(self) -> dict[str, float]:
         """Return the L2 norm of each kind of optimizer state over the whole model. Every rank must call it."""
+        return self.joint_norms(self.own_squares())
+
+    def own_squares(self) -> list[float]:
+        """Return the sum of the squares of each kind of optimizer state that this rank contributes to `joint_norms`."""
         names = self._kind.states
         totals = torch.zeros(len(names), dtype=torch.float64, device=torch.cuda.current_device())
         for part in self._parts():
@@ -163,8 +167,13 @@ class Optimizer:
                     for total, name in zip(totals, names, strict=True):
                         if name in state:
                             total += torch.linalg.vector_norm(state[name], dtype=torch.float64).square()
+        return totals.tolist()
+
+    def joint_norms(self, squares: Sequence[float]) -> dict[str, float]:
+        """Return the norms over the whole model from the `own_squares` of every rank, which must all call it."""
+        totals = torch.tensor(squares, dtype=torch.float64, device=torch.cuda.current_device())
         collectives.sum_over(totals)
-        return {name: math.sqrt(value) for name, value in zip(names, totals.tolist(), strict=True)}
+        return {name: math.sqrt(value) for name, value in zip(self._kind.states, totals.tolist(), strict=True)}
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """Yield this rank's share of the optimizer's state: the weights that it updates, and their moments.

@@ -147,6 +147,8 @@ class RolledBack(StepEvent):
     """Positions [start, stop) of all samples that the run skips from now on."""
     from_memory: Flag = False
     """True if the state came from a snapshot in the memory of the hosts."""
+    stages: Mapping[Text, Seconds] | None = None
+    """Seconds that rank 0 took for the stages of the rollback, in their order."""
 
 
 class RollbackRefused(StepEvent):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from harness.config.schema import Config
 from harness.run.checkpoints.choice import Resume
 from harness.run.heartbeats import Activity
@@ -27,8 +31,18 @@ from harness.train.world import World
 
 def main(config: Config, run_dir: RunDir, resume: Resume, world: World | None = None) -> int:
     """Train as one rank of the world, and return the exit code."""
-    with open_run(config, run_dir, resume, world or World.from_environment()) as (run, state):
+    with open_run(config, run_dir, resume, world or World.from_environment()) as (run, state), _lasting():
         return train(run, state)
+
+
+@contextmanager
+def _lasting() -> Iterator[None]:
+    """Exclude all that is here from collections in the `with` block. Megatron collects at each save."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def train(run: Run, state: TrainState) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -21,6 +22,7 @@ from harness.run.paths import RunDir
 from harness.train.components.alarms import Alarms
 from harness.train.components.desk import Desk
 from harness.train.components.held_out import HeldOut
+from harness.train.components.identity import config_hash
 from harness.train.components.in_flight import InFlight
 from harness.train.components.inbox import Inbox
 from harness.train.components.mcore import Pipeline
@@ -81,6 +83,11 @@ class Run:
         """
         for desk in (self.desk, self.housekeeping, self.desk):  # they hand each other what is left to do
             desk.settle()
+
+    @cached_property
+    def config_hash(self) -> str:
+        """Hash of the configuration, as checkpoints name it."""
+        return config_hash(self.config)
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import signal
 import sys
@@ -39,7 +38,6 @@ def work() -> int:
         gpu_environment.settle_for(config)
         from harness.train.main import main  # imports torch, which reads the environment
 
-        gc.freeze()  # excludes the libraries' objects from collections, which Megatron runs at each save
         return main(config, run_dir, arguments.resume)
     except HarnessError as error:
         complain(error)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.checkpoint import forked_results
 from harness.checkpoint.forked_results import ForkedResults
@@ -80,6 +81,28 @@ def test_a_fork_that_does_not_begin_is_made_again(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(forked_results, "MAX_FORKS", 2)
     with pytest.raises(OSError, match="2 forked processes did not begin"):
         ForkedResults().fork(lambda: None)
+
+
+def test_what_is_measured_is_what_is_written_whatever_the_process_does_meanwhile() -> None:
+    """As training goes on while the state of before is written."""
+    weight = torch.ones(100_000)
+    may_measure = multiprocessing.get_context("fork").Event()
+
+    def measure() -> list[float]:
+        may_measure.wait(30)
+        return [float(weight.square().sum())]
+
+    results = ForkedResults(measure)
+    process = results.fork(lambda: results.put("written", {}))
+    weight.fill_(3.0)
+    may_measure.set()
+    results.wait(process)
+    assert results.get_nowait() == "written"
+    assert results.measured == [100_000.0]
+
+    nothing_to_write = ForkedResults(measure)
+    nothing_to_write.put_measured()
+    assert nothing_to_write.measured == [900_000.0]
 
 
 def test_a_writer_that_stands_still_is_killed_and_its_save_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def test_a_step_is_without_files_and_nothing_grows_with_the_ranks(tmp_path: Path
     assert set(few["start"]["MainThread"]) > {"open lock", "listdir fence"}
     assert stages_of(tmp_path / "64") == [
         ("started", ["join", "find", "groups", "data", "build", "load"]),
-        *[("saved", ["begin", "write", "norms", "publish"])] * 3,
+        *[("saved", ["begin", "write", "publish"])] * 3,
     ]
     published = {name for name in few["save"]["desk"] if "rename" in name}
     assert published == {

@@ -80,6 +80,7 @@ def test_rollback_equals_a_run_that_was_told(
 
     assert [record.attempt for record in records(at_eight)] == [0] * 4 + [1] * 6
     (event,) = events(at_eight, "rollback")
+    assert list(event["stages"]) == ["find", "load", "check", "save"]
     assert (event["from_step"], event["step"], event["attempt"]) == (8, 4, 1)
     assert event["skip_windows"] == [WINDOW]
     found = healths(at_eight)

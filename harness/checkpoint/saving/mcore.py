@@ -21,7 +21,6 @@ import torch
 import torch.distributed as dist
 
 from harness.checkpoint.causes import DISK_ERRORS, cause
-from harness.checkpoint.complete import incompleteness
 from harness.checkpoint.counted import Records
 from harness.checkpoint.joint_records import at_rank_0
 from harness.checkpoint.saving.files.mcore import Planner, Writer, new_results
@@ -85,29 +84,28 @@ class Saver:
         self._strategy = _Strategy()
         self._writers: Writers | None = None
 
-    def save(self, directory: Path, *, with_sha256: bool = False) -> Records:
-        """Write this rank's model chunks and Megatron's optimizer as `torch_dist` files. Every rank must call it.
+    def begin(
+        self,
+        directory: Path,
+        *,
+        measure: Callable[[], list[float]] = list,
+        with_sha256: bool = False,
+        beside: bool = True,
+    ) -> Writing:
+        """Begin to write this rank's model chunks and Megatron's optimizer as `torch_dist` files.
 
-        The directory must be empty, and on a file system that all ranks share.
-
-        Returns:
-            On rank 0 the records of the files that the ranks have written, one each, hashed meanwhile.
-
-        Raises:
-            SaveFailedError: The disk refused something on some rank. Raised on every rank, with the same text.
-        """
-        return self.begin(directory, with_sha256=with_sha256, beside=False).finish()
-
-    def begin(self, directory: Path, *, with_sha256: bool = False, beside: bool = True) -> Writing:
-        """Begin a save like `save`, and return when training may go on. Another process of each rank writes it.
-
-        Every rank must call it. With `beside=False` this process writes, before the method returns.
+        Every rank must call it, and then `finish` what it returns. The directory must be empty, and on a file system
+        that all ranks share. Another process of each rank writes, and training may go on; with `beside=False` this
+        process writes, before the method returns. `measure` is called on the state that is written, by the process that
+        writes if that can see it: not if it is on a GPU.
         """
         complete_parameters(self._chunks)
         is_first = self._writers is None
         if self._writers is None:
             self._writers = self._agreed_writers()
-        results = new_results(with_sha256=with_sha256)
+        if _device().type != "cpu":
+            measure = partial(list, measure())
+        results = new_results(measure, with_sha256=with_sha256)
         with staging_for(self._writers):
             state = whole_state(self._chunks, self._optimizer, is_loading=False)
         request = self._strategy.request(state, directory, is_first=is_first)
@@ -227,8 +225,6 @@ class _Strategy(torch_format.TorchDistSaveShardedStrategy):  # type: ignore[misc
             self._attempt(writer.finish, self._metadata, everything)
             self._attempt(save_config, CheckpointingConfig(*_FORMAT), str(directory))
         records = at_rank_0(own, Place(rank=dist.get_rank(), size=dist.get_world_size()), _device())
-        if _is_rank_0() and not self._problems:
-            self._problems += _incompleteness(directory, records)
         if problem := collectives.from_rank_0("; ".join(self._problems)):
             raise SaveFailedError(problem)
         return records
@@ -249,12 +245,3 @@ def _is_rank_0() -> bool:
 
 def _device() -> torch.device:
     return torch.device(torch.cuda.current_device())
-
-
-def _incompleteness(directory: Path, records: Records) -> list[str]:
-    """Return which of the files is incomplete, if any is."""
-    try:
-        problem = incompleteness(directory, records)
-    except OSError as error:
-        problem = cause(error)
-    return [] if problem is None else [problem]

@@ -20,6 +20,7 @@ from harness.run.commands.requests import Rollback
 from harness.run.event_types import RollbackDone, RollbackRefused, RolledBack
 from harness.run.order_file import rollbacks_in_journal
 from harness.train.components.findings import found_by_rank_0
+from harness.train.components.stages import Stages
 from harness.train.run import Run
 from harness.train.saving.aftermath import conclude_rollback
 from harness.train.saving.saving import save
@@ -52,6 +53,7 @@ def roll_back(run: Run, state: TrainState, command: Command) -> TrainState:
     """
     request = command.request
     assert isinstance(request, Rollback), "the decision is to roll back"
+    stages = Stages("find")
     run.settle()  # the plan looks at what was saved, removed and written down
     own = _plan_rollback(run, state, command, request) if run.ranks.is_writer else _RollbackPlan()
     plan = collectives.from_rank_0(own)
@@ -62,11 +64,14 @@ def roll_back(run: Run, state: TrainState, command: Command) -> TrainState:
         return state
     if plan.target is None:
         return _refused(run, state, command, plan.problem)
+    stages.enter("load")
     rolled_back = _returned(run, state, plan.target, command, request)
     from_memory = restore_snapshot(run, plan.target.manifest)
     if not from_memory and (problem := _load(run, plan.target)) is not None:
         return _refused(run, state, command, problem)
+    stages.enter("check")
     require_restored(run, rolled_back.step, plan.target.manifest.optimizer_norms, from_files=not from_memory)
+    stages.enter("save")
     rolled_back = save(run, rolled_back)
     event = RolledBack(
         attempt=rolled_back.attempt,
@@ -77,6 +82,7 @@ def roll_back(run: Run, state: TrainState, command: Command) -> TrainState:
         from_attempt=state.attempt,
         skip_windows=rolled_back.cursor.skip_windows,
         from_memory=from_memory,
+        stages=stages.seconds,
     )
     skipping = _skipping_text(rolled_back.cursor.skip_windows, request)
     run.announce(f"rolled back from step {state.step} to {plan.target.path}; {skipping}", event)

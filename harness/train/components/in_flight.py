@@ -20,7 +20,7 @@ class Flight:
     state: TrainState
     partial: Path
     manifest: Manifest | None
-    """Only on the writer; without the files."""
+    """Only on the writer; without the files and the norms."""
     writing: Writing
     stages: Stages
     """Since the save began."""

@@ -65,17 +65,15 @@ def _begin(run: Run, state: TrainState) -> TrainState:
     partial, problem = collectives.from_rank_0(saving.begin(run, state))
     if partial is None:
         return saving.conclude(run, state, state, None, problem, stages)
-    stages.enter("norms")
-    norms = run.optimizer.state_norms()
     stages.enter("stage")
-    writing = run.saver.begin(partial, with_sha256=saving.signs(run))
+    writing = run.saver.begin(partial, measure=run.optimizer.own_squares, with_sha256=saving.signs(run))
     if writing.not_beside is not None:
         text = f"warning: no process could be started to write beside training, which waited: {writing.not_beside}"
         run.announce(text, SaveWaited(attempt=state.attempt, step=state.step, reason=writing.not_beside))
     run.in_flight.flight = Flight(
         state=state,
         partial=partial,
-        manifest=saving.manifest(run, state, norms, 0.0) if run.ranks.is_writer else None,
+        manifest=saving.manifest(run, state, {}, 0.0) if run.ranks.is_writer else None,
         writing=writing,
         stages=stages,
     )
@@ -93,12 +91,11 @@ def _conclude(run: Run, state: TrainState, flight: Flight) -> TrainState:
         problem = saving.not_written(run, flight.state, flight.partial, error)
         return saving.conclude(run, state, flight.state, None, problem, flight.stages)
     flight.is_written = True
+    norms = run.optimizer.joint_norms(flight.writing.measured)
     if flight.manifest is not None:
         written_s = round(flight.stages.total_s, 3)
-        manifest = flight.manifest.model_copy(update={"save_seconds": written_s})
-        flight.publishing = run.desk.begin(
-            lambda: run.store.publish(flight.partial, manifest, belongings=run.belongings, records=records)
-        )
+        about = flight.manifest.model_copy(update={"save_seconds": written_s, "optimizer_norms": norms})
+        flight.publishing = run.desk.begin(lambda: saving.publish(run, flight.state, flight.partial, about, records))
     flight.stages.enter("publish")
     return state
 

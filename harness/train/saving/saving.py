@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness.checkpoint.causes import cause
+from harness.checkpoint.complete import incompleteness
 from harness.checkpoint.counted import Records
 from harness.config.phase_settings import in_phase
 from harness.errors import CheckpointError, SaveFailedError
@@ -18,7 +20,7 @@ from harness.run.checkpoints.retention import RetentionPolicy, before_steps, evi
 from harness.run.checkpoints.verify import verify
 from harness.run.event_types import Saved, SaveFailed
 from harness.run.heartbeats import Activity
-from harness.train.components.identity import config_hash, versions
+from harness.train.components.identity import versions
 from harness.train.components.stages import Stages
 from harness.train.run import Run
 from harness.train.saving import suspects as quarantine
@@ -37,10 +39,9 @@ def save(run: Run, state: TrainState) -> TrainState:
     path = None
     if partial is not None:
         stages.enter("write")
-        records, problem = _write(run, state, partial)
+        records, squares, problem = _write(run, state, partial)
         if problem is None:
-            stages.enter("norms")
-            norms = run.optimizer.state_norms()
+            norms = run.optimizer.joint_norms(squares)
             stages.enter("publish")
             path, problem = collectives.from_rank_0(_publish(run, state, partial, records, norms, stages.total_s))
     run.in_flight.stall_s += stages.total_s
@@ -90,13 +91,17 @@ def begin(run: Run, state: TrainState) -> tuple[Path | None, str | None]:
     return path_or_problem(lambda: run.desk.do(lambda: run.store.begin(state.step, estimated_bytes=needed)))
 
 
-def _write(run: Run, state: TrainState, partial: Path) -> tuple[Records, str | None]:
-    """Write this rank's share; return the files' records on the writer, and the problem of any rank on all."""
+def _write(run: Run, state: TrainState, partial: Path) -> tuple[Records, list[float], str | None]:
+    """Write this rank's share.
+
+    Returns:
+        The files' records on the writer, this rank's squares of the optimizer's state, and the problem of any rank.
+    """
     try:
-        records = run.saver.save(partial, with_sha256=signs(run))
+        writing = run.saver.begin(partial, measure=run.optimizer.own_squares, with_sha256=signs(run), beside=False)
+        return writing.finish(), writing.measured, None
     except SaveFailedError as error:
-        return {}, not_written(run, state, partial, error)
-    return records, None
+        return {}, [], not_written(run, state, partial, error)
 
 
 def signs(run: Run) -> bool:
@@ -104,12 +109,12 @@ def signs(run: Run) -> bool:
     return run.config.checkpoint.signature_key_file is not None
 
 
-def not_written(run: Run, state: TrainState, partial: Path, error: SaveFailedError) -> str:
+def not_written(run: Run, state: TrainState, partial: Path, cause: object) -> str:
     """Remove the files of a save that failed, and return the problem for people."""
     if run.ranks.is_writer:
         run.desk.do(lambda: run.store.discard(partial))  # what stays is removed by the next save or start
     return (
-        f"The checkpoint of step {state.step} was not saved: {error}. Older checkpoints are untouched. Make "
+        f"The checkpoint of step {state.step} was not saved: {cause}. Older checkpoints are untouched. Make "
         f"room in {partial.parent}, or check its file system."
     )
 
@@ -120,11 +125,23 @@ def _publish(
     if not run.ranks.is_writer:
         return None, None
     about = manifest(run, state, norms, written_s)
-    return path_or_problem(
-        lambda: run.desk.do(
-            lambda: run.store.publish(partial, about, belongings=run.belongings, records=records),
-        )
-    )
+    return path_or_problem(lambda: run.desk.do(lambda: publish(run, state, partial, about, records)))
+
+
+def publish(run: Run, state: TrainState, partial: Path, about: Manifest, records: Records) -> Path:
+    """Publish what all ranks have written, if it is complete. The desk does this.
+
+    Raises:
+        SaveFailedError: It is not, or the disk refused.
+        RunTakenOverError: Another process has taken the run over.
+    """
+    try:
+        problem = incompleteness(partial, records)
+    except OSError as error:
+        problem = cause(error)
+    if problem is not None:
+        raise SaveFailedError(not_written(run, state, partial, problem))
+    return run.store.publish(partial, about, belongings=run.belongings, records=records)
 
 
 def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: float) -> Manifest:
@@ -137,7 +154,7 @@ def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: fl
         parent=state.saved,
         pinned=state.step in run.plan.borders,
         health="suspect" if run.config.checkpoint.save_as_suspect else "clean",
-        config_hash=config_hash(run.config),
+        config_hash=run.config_hash,
         versions=versions(),
         layout=run.phase.layout,
         consumed_samples=state.cursor.consumed_samples,

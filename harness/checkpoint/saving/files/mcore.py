@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,9 +28,9 @@ _open = Opener()
 replace(filesystem_async, "open", _open)
 
 
-def new_results(*, with_sha256: bool) -> ForkedResults:
+def new_results(measure: Callable[[], list[float]], *, with_sha256: bool) -> ForkedResults:
     """Return the queue of the next writer's result, a list if it does not fork: Megatron's is a process to lose."""
-    results = ForkedResults()
+    results = ForkedResults(measure)
     replace(filesystem_async, "_results_queue", results)
     _open.take()  # of a save that failed
     _open.with_sha256 = with_sha256
