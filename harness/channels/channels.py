@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,14 +98,64 @@ def parts_digest(parts: Iterable[Part]) -> str:
     return PartsDigest().followed_by(parts).text
 
 
-def further_parts(channel: Channel, path: Path) -> tuple[Part, ...]:
-    """Return the parts that were appended to a channel's list.
+class SeenLines:
+    """The first lines of a channel's list, which are known: a look parses what is behind them only."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        """Names of the parts in these lines."""
+        self._num_bytes = 0
+        self._digest = ""
+
+    def forget(self) -> None:
+        """Know no lines any more."""
+        self.names.clear()
+        self._num_bytes, self._digest = 0, ""
+
+    def see(self, content: bytes, parts: Iterable[Part]) -> None:
+        """Know all whole lines of a list, which have these parts behind those that are known."""
+        self.names.update(part.name for part in parts)
+        self._num_bytes = content.rfind(b"\n") + 1
+        self._digest = xxhash.xxh3_64_hexdigest(memoryview(content)[: self._num_bytes])
+
+    def begin(self, content: bytes, num_parts: int) -> bool:
+        """Return whether the list begins with these lines, which are those of `num_parts` parts."""
+        if num_parts != len(self.names):
+            return False
+        return xxhash.xxh3_64_hexdigest(memoryview(content)[: self._num_bytes]) == self._digest
+
+    def behind(self, content: bytes, folder: Path) -> tuple[Part, ...]:
+        """Return the parts behind these lines in a list that begins with them.
+
+        Raises:
+            DataError: A line is malformed, or lists a part again.
+        """
+        lines = content[self._num_bytes :].split(b"\n")[:-1]
+        return _parse_lines(lines, folder, offset=self._num_bytes, names=self.names)
+
+
+def further_parts(channel: Channel, path: Path, seen: SeenLines | None = None) -> tuple[Part, ...]:
+    """Return the parts that were appended to a channel's list; their lines are `seen` from then on.
 
     Raises:
         DataError: The list is unreadable, or says of a known part something else than before, or a new part's file is
             missing or of another size.
     """
-    found = _read_parts(channel.name, path / PARTS_FILE, num_known=len(channel.parts))
+    seen = SeenLines() if seen is None else seen
+    content = _content(channel.name, path / PARTS_FILE)
+    if seen.begin(content, len(channel.parts)):
+        further = unseen = seen.behind(content, path)
+    else:
+        seen.forget()
+        unseen = _parse_lines(content.split(b"\n")[:-1], path)
+        further = _behind_known(channel, path, unseen)
+    for part in further:
+        check_files(part)
+    seen.see(content, unseen)
+    return further
+
+
+def _behind_known(channel: Channel, path: Path, found: tuple[Part, ...]) -> tuple[Part, ...]:
     for number, (known, now) in enumerate(zip(channel.parts, found, strict=False)):
         if known != now:
             raise DataError(
@@ -181,36 +231,46 @@ def _in_words(part: Part) -> str:
     return f"{part.name} with {part.num_tokens} tokens, xxh3 {part.xxh3}"
 
 
-def _read_parts(channel: str, path: Path, *, num_known: int = 0, num_parts: int | None = None) -> tuple[Part, ...]:
-    """Read the first `num_parts` parts of a list, or all. The files of the first `num_known` are not checked again."""
-    try:
-        parts = listed_parts(path, num_parts)
-        half = "" if parts or not path.stat().st_size else " (its one line has no newline yet)"
-    except OSError as error:
-        raise DataError(f"channel {channel}: cannot read {path}: {error.strerror or error}.") from error
+def _read_parts(channel: str, path: Path, *, num_parts: int | None = None) -> tuple[Part, ...]:
+    """Read the first `num_parts` parts of a list, or all, and check that their files are there."""
+    content = _content(channel, path)
+    parts = _parse_lines(content.split(b"\n")[:-1][:num_parts], path.parent)
     if not parts:
+        half = " (its one line has no newline yet)" if content else ""
         raise DataError(
             f"channel {channel}: {path} lists no finished part{half}. Wait for the first part, or make one."
         )
-    for part in parts[num_known:]:
+    for part in parts:
         check_files(part)
     return parts
 
 
-def listed_parts(path: Path, num_parts: int | None = None) -> tuple[Part, ...]:
-    """Return the first `num_parts` parts of a list, or all. Their files are not looked at.
+def _content(channel: str, path: Path) -> bytes:
+    try:
+        return read_within(path, _MOST_LIST_BYTES)
+    except OSError as error:
+        raise DataError(f"channel {channel}: cannot read {path}: {error.strerror or error}.") from error
+
+
+def listed_parts(path: Path) -> tuple[Part, ...]:
+    """Return the parts of a list. Their files are not looked at.
 
     Raises:
         OSError: The list cannot be read.
         DataError: A line is malformed, or lists a part again.
     """
+    return _parse_lines(read_within(path, _MOST_LIST_BYTES).split(b"\n")[:-1], path.parent)
+
+
+def _parse_lines(
+    lines: Sequence[bytes], folder: Path, *, offset: int = 0, names: Collection[str] = ()
+) -> tuple[Part, ...]:
+    """Return the parts in lines of a list that begin at byte `offset`, behind the parts called `names`."""
     parts: dict[str, Part] = {}
-    offset = 0
-    lines = read_within(path, _MOST_LIST_BYTES).split(b"\n")[:-1]
-    for number, line in enumerate(lines[:num_parts], start=1):
-        place = f"{path}:{number} (byte {offset})"
-        part = _parse_line(line, path.parent, place)
-        if part.name in parts:
+    for number, line in enumerate(lines, start=len(names) + 1):
+        place = f"{folder / PARTS_FILE}:{number} (byte {offset})"
+        part = _parse_line(line, folder, place)
+        if part.name in parts or part.name in names:
             raise DataError(f"{place}: part {part.name} is listed twice. Remove one of the two lines.")
         parts[part.name] = part
         offset += len(line) + 1

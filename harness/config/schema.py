@@ -101,7 +101,8 @@ class DataConfig(Section):
     skip_windows: tuple[SkipWindow, ...] = Field(default=(), strict=False)
     """Positions [start, stop) in the run's order of samples that are never trained on. A rollback adds its own."""
     adopt_parts: bool = True
-    """Use parts that are added to a channel's `parts.jsonl` while the run trains, behind the parts there are."""
+    """Use parts that are added to a channel's `parts.jsonl` while the run trains, behind the parts there are. A channel
+    of more than 1,000 parts takes them a thousandth at a time, or after ten minutes, unless training waits for them."""
     adopt_every_s: Seconds = 5.0
     """Time between two looks at the lists of parts."""
     damaged_parts: Literal["refuse", "alert", "ignore"] = "refuse"

@@ -1,7 +1,11 @@
 """Watches for new parts of channels while a run trains: new lines in `parts.jsonl` whose files are complete.
 
-A look costs one stat call for each channel, every few seconds. A list is read only if it has changed. A new
-part is read whole in a thread beside training.
+A look costs one stat call for each channel, every few seconds. A list is read only if it has changed, and of
+it what was appended. A new part is read whole. All of this is done by a thread beside training.
+
+Each adoption stays in the history of the run's order for good, so parts that come one by one are gathered: until they
+are a thousandth of those in use, or have waited for ten minutes. A channel of up to a thousand parts gets each at once;
+a run of three months adopts some thousand times, however many parts come.
 """
 
 from __future__ import annotations
@@ -12,11 +16,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.channels.channels import PARTS_FILE, Channel, further_parts
+from harness.channels.channels import PARTS_FILE, Channel, SeenLines, further_parts
 from harness.channels.parts import Part, check_width
 from harness.data.files.checked import UsedPart, check_part
 from harness.errors import DataError
 from harness.run.checked_parts import CheckedPart, CheckedParts
+
+_ADOPTED_PER_NEW = 1000
+_GATHERED_FOR_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,8 @@ class Arrivals:
         The tokens of new parts must be wide enough for `vocab_size`.
         """
         self._known = {name: channel for name, channel in channels.items() if (paths[name] / PARTS_FILE).is_file()}
+        self._lines = {name: SeenLines() for name in self._known}
+        """Only the thread looks at them."""
         self._paths = paths
         self._vocab_size = vocab_size
         self._every_s = every_s
@@ -55,20 +64,30 @@ class Arrivals:
         self._seen: dict[str, tuple[int, int, int] | None] = {}
         self._looking: Future[NewParts] | None = None
         self._found = NewParts()
+        self._found_at = 0.0
+        """Time at which the first part was found that nobody has taken yet."""
+        self._postponed: set[str] = set()
+        """Channels whose lists the next look reads anyway."""
         self._reported: set[str] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="arrivals")
 
-    def has_found(self) -> bool:
-        """Return whether something was found since the last `take`. Begins the next look when it is due."""
+    def has_found(self, *, is_wanted: bool = False) -> bool:
+        """Return whether enough was found since the last `take`, or anything if it `is_wanted` now.
+
+        Begins the next look when it is due.
+        """
         if self._looking is not None and self._looking.done():
             self._keep(self._looking.result())
             self._looking = None
         if self._looking is None and self._clock() >= self._next_look:
             self._next_look = self._clock() + self._every_s
-            changed = [name for name in self._known if self._has_changed(name)]
-            if changed:
-                self._looking = self._pool.submit(self._look, changed)
-        return bool(self._found.parts or self._found.problems)
+            for name in self._postponed:
+                self._seen.pop(name, None)
+            self._postponed.clear()
+            self._looking = self._pool.submit(self._look)
+        if self._found.problems or not self._found.parts:
+            return bool(self._found.problems)
+        return is_wanted or self._is_enough()
 
     def take(self) -> NewParts:
         """Return what was found and forget it. Its parts count as known, and its problems are not reported again."""
@@ -80,11 +99,20 @@ class Arrivals:
         for name, postponed in parts.items():
             channel = self._known[name]
             self._known[name] = replace(channel, parts=channel.parts[: -len(postponed)])
-            self._seen.pop(name, None)
+            self._postponed.add(name)
 
     def close(self) -> None:
         """Stop looking."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _is_enough(self) -> bool:
+        """Return whether the parts that were found are worth an entry in the history of the order."""
+        if self._clock() - self._found_at >= _GATHERED_FOR_S:
+            return True
+        return any(
+            _ADOPTED_PER_NEW * len(parts) >= len(self._known[name].parts) - len(parts)
+            for name, parts in self._found.parts.items()
+        )
 
     def _has_changed(self, name: str) -> bool:
         try:
@@ -97,14 +125,14 @@ class Arrivals:
         self._seen[name] = state
         return True
 
-    def _look(self, names: list[str]) -> NewParts:
+    def _look(self) -> NewParts:
         parts: dict[str, tuple[Part, ...]] = {}
         checked: dict[tuple[str, str], CheckedPart] = {}
         problems = []
-        for name in names:
+        for name in filter(self._has_changed, self._known):
             sound: list[Part] = []
             try:
-                for part in further_parts(self._known[name], self._paths[name]):
+                for part in further_parts(self._known[name], self._paths[name], self._lines[name]):
                     check_width(name, [part], self._vocab_size)
                     checked[name, part.name] = check_part(UsedPart(name, part), self._vocab_size)
                     sound.append(part)
@@ -117,6 +145,8 @@ class Arrivals:
 
     def _keep(self, found: NewParts) -> None:
         """Add what a look found to what `take` has not returned yet, without the problems that were reported before."""
+        if not self._found.parts:
+            self._found_at = self._clock()
         for name, parts in found.parts.items():
             channel = self._known[name]
             self._known[name] = replace(channel, parts=(*channel.parts, *parts))

@@ -96,6 +96,11 @@ class KnownHistory(tuple[Change, ...]):
         """Number of adopted parts by channel."""
         return num_parts_of(self)
 
+    @cached_property
+    def as_json(self) -> tuple[dict[str, Any], ...]:
+        """The changes as plain JSON values."""
+        return tuple(change.to_json() for change in self)
+
     def with_change(self, change: Change) -> KnownHistory:
         """Return the history with a further change behind those at its position; at the end it looks at no other."""
         place = bisect_right(self, change.position, key=lambda each: each.position)
@@ -105,6 +110,7 @@ class KnownHistory(tuple[Change, ...]):
             longer.phase, longer.phase_begun_at = begun or (self.phase, self.phase_begun_at)
             further = {change.channel: change.num_parts} if isinstance(change, PartsAdopted) else {}
             longer.num_parts = {**self.num_parts, **further}
+            longer.as_json = (*self.as_json, change.to_json())
         return longer
 
     def __hash__(self) -> int:

@@ -6,12 +6,14 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from counted import instructions_of
 from data_parts import VOCAB_SIZE, part_line, random_documents, write_channel, write_part
 
-from harness.channels.channels import Channel, open_channel
+from harness.channels.channels import Channel, SeenLines, further_parts, open_channel
 from harness.channels.parts import Part
 from harness.config.schema import ChannelConfig
 from harness.data.arrivals import Arrivals, NewParts
@@ -44,15 +46,22 @@ def add_part(channel: Channel, number: int, **changes: object) -> Part:
     return part
 
 
+def with_others(channel: Channel, number: int) -> Channel:
+    """The channel with further parts in its list, which are known and never looked at."""
+    folder = channel.parts[0].prefix.parent
+    names = [f"other-{other}" for other in range(number)]
+    others = [replace(channel.parts[0], name=name, prefix=folder / name) for name in names]
+    large = replace(channel, parts=(*channel.parts, *others))
+    (folder / "parts.jsonl").write_text("".join(map(part_line, large.parts)))
+    return large
+
+
 def found_by(arrivals: Arrivals) -> NewParts:
-    """What one look finds."""
-    arrivals.has_found()
-    if arrivals._looking is not None:
-        wait([arrivals._looking])
-    arrivals.has_found()
-    if arrivals._looking is not None:
-        wait([arrivals._looking])
+    """What one look finds; no other is under way afterwards."""
+    for _ in range(3):
         arrivals.has_found()
+        if arrivals._looking is not None:
+            wait([arrivals._looking])
     return arrivals.take()
 
 
@@ -141,6 +150,83 @@ def test_parts_that_were_put_back_are_found_again(channel: Channel) -> None:
     arrivals.put_back(found.parts)
     assert found_by(arrivals).parts == {"zh": (part,)}
     arrivals.close()
+
+
+def test_parts_of_a_large_channel_are_gathered(channel: Channel) -> None:
+    """Until they are a thousandth of it, have waited for ten minutes, or training waits for them."""
+    folder = channel.parts[0].prefix.parent
+    others = [
+        replace(channel.parts[0], name=f"other-{number}", prefix=folder / f"other-{number}") for number in range(2999)
+    ]
+    large = replace(channel, parts=(*channel.parts, *others))
+    (folder / "parts.jsonl").write_text("".join(map(part_line, large.parts)))
+    clock = Clock()
+    arrivals = watching(large, clock)
+
+    def has_found() -> bool:
+        arrivals.has_found()
+        assert arrivals._looking is not None
+        wait([arrivals._looking])
+        return arrivals.has_found()
+
+    first = add_part(channel, 3000)
+    assert not has_found()
+    assert arrivals.has_found(is_wanted=True)
+    clock.now = 599.0
+    assert not has_found()
+    clock.now = 600.0
+    assert has_found()
+    assert arrivals.take().parts == {"zh": (first,)}
+
+    some = [add_part(channel, 3001), add_part(channel, 3002)]
+    assert not has_found()
+    some += [add_part(channel, 3003), add_part(channel, 3004)]  # of 3,001
+    assert has_found()
+    assert arrivals.take().parts == {"zh": tuple(some)}
+    arrivals.close()
+
+
+def test_of_a_list_that_grew_only_new_lines_are_read(channel: Channel) -> None:
+    folder = channel.parts[0].prefix.parent
+    others = [
+        replace(channel.parts[0], name=f"other-{number}", prefix=folder / f"other-{number}") for number in range(400)
+    ]
+    large = replace(channel, parts=(*channel.parts, *others))
+    (folder / "parts.jsonl").write_text("".join(map(part_line, large.parts)))
+    seen = SeenLines()
+    assert further_parts(large, folder, seen) == ()
+    first = add_part(channel, 401)
+    whole = instructions_of(lambda: further_parts(large, folder))
+    assert 10 * instructions_of(lambda: further_parts(large, folder, seen)) < whole
+    larger = replace(large, parts=(*large.parts, first))
+    assert further_parts(larger, folder, seen) == ()
+    assert further_parts(large, folder, seen) == (first,)  # it was put back
+    assert further_parts(larger, folder, seen) == ()
+
+    lines = (folder / "parts.jsonl").read_text().splitlines(keepends=True)
+    (folder / "parts.jsonl").write_text("".join((*lines, lines[7])))
+    with pytest.raises(DataError, match=r"parts.jsonl:403 \(byte [0-9]+\): part other-6 is listed twice"):
+        further_parts(larger, folder, seen)
+    changed = lines[3].replace('"tokens": ', '"tokens": 1')
+    (folder / "parts.jsonl").write_text("".join((*lines[:3], changed, *lines[4:])))
+    with pytest.raises(DataError, match="line 4 of .* was other-2 with"):
+        further_parts(larger, folder, seen)
+    (folder / "parts.jsonl").write_text("".join(lines[:300]))
+    with pytest.raises(DataError, match="has 300 finished parts and had 402"):
+        further_parts(larger, folder, seen)
+
+
+def test_a_new_part_whose_file_is_missing_is_not_passed_over_later(channel: Channel) -> None:
+    folder = channel.parts[0].prefix.parent
+    seen = SeenLines()
+    first = add_part(channel, 1)
+    assert further_parts(channel, folder, seen) == (first,)
+    moved = first.bin_path.rename(folder / "moved")
+    for _ in range(2):  # put back, and not there
+        with pytest.raises(DataError, match="No such file"):
+            further_parts(channel, folder, seen)
+    moved.rename(first.bin_path)
+    assert further_parts(channel, folder, seen) == (first,)
 
 
 def test_channel_without_a_list_gets_no_parts(channel: Channel) -> None:

@@ -166,7 +166,7 @@ class Cursor:
             "consumed_tokens": self.consumed_tokens,
             "next_position": self.next_position,
             "skip_windows": [list(window) for window in self.skip_windows],
-            "history": [change.to_json() for change in self.history],
+            "history": list(self._known.as_json),
         }
 
     @staticmethod

@@ -55,20 +55,20 @@ class Inbox:
         self._refused: dict[str, str] = {}
         """Reasons why commands were not carried out, by the command's id."""
 
-    def flags(self) -> tuple[bool, ...]:
-        """Return this rank's flags for the others.
+    def flags(self, *, lacks_parts: bool = False) -> tuple[bool, ...]:
+        """Return this rank's flags for the others. If the run `lacks_parts`, the first that arrived is told of at once.
 
         Data arrived, parts were read, a command waits, and one for each kind of signal.
         """
         if self._lookout is not None:
             self._waiting += self._lookout.take()
-        has_parts = self._arrivals is not None and self._arrivals.has_found()
+        has_parts = self._arrivals is not None and self._arrivals.has_found(is_wanted=lacks_parts)
         has_read = self._sound_parts is not None and self._sound_parts.has_news()
         return (has_parts, has_read, bool(self._waiting), *self._signals.take_flags())
 
-    def summed_flags(self) -> list[float]:
+    def summed_flags(self, *, lacks_parts: bool = False) -> list[float]:
         """Return the sums of all ranks' flags, outside a step. Every rank must call it."""
-        flags = torch.tensor([float(flag) for flag in self.flags()], device=self._device)
+        flags = torch.tensor([float(flag) for flag in self.flags(lacks_parts=lacks_parts)], device=self._device)
         summed: list[float] = collectives.sum_over(flags).tolist()
         return summed
 

@@ -93,7 +93,7 @@ def await_parts(run: Run, state: TrainState) -> tuple[TrainState, list[Command]]
     run.announce(text, WaitingForParts(attempt=state.attempt, step=state.step, channels=tuple(lacking)))
     began = time.monotonic()
     while lacking:
-        flags = run.inbox.summed_flags()
+        flags = run.inbox.summed_flags(lacks_parts=True)
         state = adopt(run, state, flags)
         if commands := run.inbox.agree(flags):
             return state, commands
