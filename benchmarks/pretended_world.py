@@ -1,6 +1,7 @@
-"""Rank 0 of a world whose other ranks are pretended: what it does in files at a start, a step and a save.
+"""Rank 0 of a world whose other ranks are pretended: what it does in files at a start, a step, a save and a load.
 
     python -m benchmarks.pretended_world --ranks 4096 --folder DIR
+    python -m benchmarks.pretended_world --ranks 4096 --folder DIR --resume     # of that run: a start with a load
 
 The training loop is the real one. Collectives are torch's pretended ones, which move nothing: the numbers it trains
 mean nothing, and its times are those of rank 0 alone. Prints JSON: seconds, and operations on files by thread.
@@ -32,19 +33,47 @@ _STEP, _SAVE = 5, 6
 """The step whose loop is reported as a step, and the one whose loop saves, for the second time."""
 
 
-def measured(config: Config, run_dir: Path, num_ranks: int) -> dict[str, Any]:
-    """Train a few steps as rank 0; return seconds and file operations of the start, of a step, and of a save."""
+def pretended(num_ranks: int) -> Any:  # noqa: ANN401 (a world; torch is imported here)
+    """Return the world of which this process is rank 0."""
     import torch
     import torch.distributed as dist
     import torch.testing._internal.distributed.fake_pg  # registers the backend
 
-    from harness.run.paths import RunDir
-    from harness.train import main
-    from harness.train.start.opening import open_run
     from harness.train.world import World
 
     dist.init_process_group(backend="fake", store=dist.HashStore(), rank=0, world_size=num_ranks)
-    world = World(rank=0, size=num_ranks, device=torch.device("cpu"))
+    return World(rank=0, size=num_ranks, device=torch.device("cpu"))
+
+
+def resumed(config: Config, run_dir: Path, num_ranks: int) -> dict[str, Any]:
+    """Start a run as rank 0 that `measured` has left; return seconds and file operations of this start.
+
+    Rank 0 hashes all files, not only its share, and what it loads is not compared: the other ranks have saved nothing.
+    """
+    from harness.run.paths import RunDir
+    from harness.train.components import findings
+    from harness.train.start import loading
+    from harness.train.start.opening import open_run
+
+    world = pretended(num_ranks)
+    findings.shares = lambda names, _num_ranks: {0: sorted(names)}
+    loading.require_restored = lambda *_arguments, **_options: None
+    with _pretended_objects(), counting(run_dir) as counts:
+        began = time.perf_counter()
+        with open_run(config, RunDir(run_dir), "must", world) as (run, state):
+            run.settle()
+            seconds = time.perf_counter() - began
+            assert state.step == config.phases[0].train_steps
+            return {"load": _told(seconds, counts.take())}
+
+
+def measured(config: Config, run_dir: Path, num_ranks: int) -> dict[str, Any]:
+    """Train a few steps as rank 0; return seconds and file operations of the start, of a step, and of a save."""
+    from harness.run.paths import RunDir
+    from harness.train import main
+    from harness.train.start.opening import open_run
+
+    world = pretended(num_ranks)
     loops: list[tuple[float, Operations]] = []
     with _pretended_objects(), counting(run_dir) as counts:
         began = time.perf_counter()
@@ -158,10 +187,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, required=True)
     parser.add_argument("--folder", type=Path, required=True, help="a folder for the corpus and the run")
+    parser.add_argument("--resume", action="store_true", help="start the run that is there once more")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     stdout, sys.stdout = sys.stdout, sys.stderr
-    found = measured(config_of(arguments.folder, arguments.ranks), arguments.folder / "run", arguments.ranks)
+    measure = resumed if arguments.resume else measured
+    found = measure(config_of(arguments.folder, arguments.ranks), arguments.folder / "run", arguments.ranks)
     print(json.dumps(found), file=stdout)
     return 0
 

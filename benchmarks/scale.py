@@ -2,8 +2,8 @@
 
 Nothing of it needs more than one process. For each number of ranks it measures
 
-- a start, a step and a save of rank 0, in the real training loop, whose other ranks are pretended: operations on files
-  of the thread that trains and of the threads beside it, and seconds of rank 0 alone;
+- a start, a step, a save and a start that loads of rank 0, in the real training loop, whose other ranks are pretended:
+  operations on files of the thread that trains and of the threads beside it, and seconds of rank 0 alone;
 - `harness status`, `harness diagnose` and a look of the hang watch at a run with a heartbeat of every rank, in one file
   a node as our launcher writes them, and in one file a rank as under torchrun: files read, and seconds.
 
@@ -47,11 +47,13 @@ _MIB = 1024**2
 
 
 def of_rank_0(num_ranks: int) -> dict[str, Any]:
-    """Return what `benchmarks.pretended_world` prints for so many ranks, by `start`, `step` and `save`."""
+    """Return what `benchmarks.pretended_world` prints for so many ranks, by `start`, `step`, `save` and `load`."""
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.pretended_world", "--ranks", str(num_ranks), "--folder", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
+        for further in ([], ["--resume"]):
+            done = subprocess.run([*command, *further], capture_output=True, text=True, check=True)
+            found |= json.loads(done.stdout)
     return found
 
 

@@ -73,12 +73,12 @@ def gathered_at_rank_0(value: T) -> list[T]:
     return values
 
 
-def joined(share: torch.Tensor, group: Group) -> torch.Tensor:
+def joined(share: torch.Tensor, group: Group | None = None) -> torch.Tensor:
     """Concatenate the equal shares [n] of the group's ranks, contiguous, in rank order: [n x ranks of the group].
 
-    Every rank of the group must call it.
+    Every rank of the group, by default of the world, must call it.
     """
-    whole = share.new_empty(share.numel() * group.size())
+    whole = share.new_empty(share.numel() * dist.get_world_size(group))
     dist.all_gather_into_tensor(whole, share, group=group)
     return whole
 

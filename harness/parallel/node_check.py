@@ -63,7 +63,7 @@ _PACKAGES = ("torch", "megatron-core")
 
 
 def check(launch: Path, ranks: ProcessRanks, say: Callable[[str], object]) -> list[RankReport]:
-    """Look at the nodes and return what every rank found. Every rank must call it.
+    """Look at the nodes and return what every rank found, on rank 0. Every rank must call it.
 
     Raises:
         HarnessError: Ranks do not answer, or a node is not fit to train. Raised on every rank that can know.
@@ -82,12 +82,15 @@ def check(launch: Path, ranks: ProcessRanks, say: Callable[[str], object]) -> li
         parallel.start(layout, rank=ranks.rank, device=where, seed=config.run.seed)
         times = {kind: _all_reduce_ms(group, where) for kind, group in parallel.groups_by_kind().items()}
         exchanged = _exchange_ms(ranks, where)
-        reports = collectives.gathered(_report(ranks, where, times, exchanged, sees_file=_sees_file(launch, ranks)))
+        own = _report(ranks, where, times, exchanged, sees_file=_sees_file(launch, ranks))
+        reports = collectives.gathered_at_rank_0(own)
+        faults: list[Fault] = []
+        if ranks.rank == 0:
+            _publish(launch, reports, say)
+            faults = unfit(reports) + (slow_nodes(reports) if config.launch.exclude_bad_nodes else [])
+        faults = collectives.from_rank_0(faults)
     finally:
         parallel.end()
-    if ranks.rank == 0:
-        _publish(launch, reports, say)
-    faults = unfit(reports) + (slow_nodes(reports) if config.launch.exclude_bad_nodes else [])
     if faults:
         if ranks.rank == 0:
             write_bad_nodes(launch / BAD_NODES, to_exclude(faults, len({report.host for report in reports})))
@@ -187,7 +190,7 @@ def _exchange_ms(ranks: ProcessRanks, where: torch.device) -> dict[str, float]:
     """Measure the exchange of this node's first rank with that of each neighbour. Every rank must call it."""
     size = ranks.local_world_size
     node = ranks.rank // size
-    names = collectives.gathered(node_name())[::size]
+    names = collectives.from_rank_0(collectives.gathered_at_rank_0(node_name())[::size])
     found = {}
     for pairs in exchange_rounds(len(names)):
         for pair in pairs:
@@ -216,14 +219,15 @@ def _median_ms(
 
 
 def _sees_file(launch: Path, ranks: ProcessRanks) -> bool:
-    """Return whether this rank can read a file that rank 0 writes now."""
+    """Return whether this node can read a file that rank 0 writes now; its first rank looks."""
     nonce = collectives.from_rank_0(secrets.token_hex(8))
     path = launch / f"seen_{nonce}"
     if ranks.rank == 0:
         path.write_text(nonce)
     collectives.barrier()
     deadline = time.monotonic() + FILES_APPEAR_WITHIN_S
-    while not (seen := path.is_file() and path.read_text() == nonce) and time.monotonic() < deadline:
+    seen = ranks.local_rank > 0
+    while not (seen := seen or (path.is_file() and path.read_text() == nonce)) and time.monotonic() < deadline:
         time.sleep(0.5)
     collectives.barrier()
     if ranks.rank == 0:

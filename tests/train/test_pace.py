@@ -11,13 +11,13 @@ from small_run import Grid, launch, small_config
 
 from harness.run.paths import RunDir
 from harness.run.records import read_records
-from harness.train.steps.pace import Pace, slow_text, spread
+from harness.train.steps.pace import Pace, slow_of, slow_text, spread
 
 SPREADS = ("perf/compute_spread", "perf/data_wait_spread_s", "perf/step_time_spread_s")
 
 
 def pace(rank: int, compute_ms: float = 0.2, step_s: float = 1.0, data_s: float = 0.5) -> Pace:
-    return Pace(rank=rank, host=f"n{rank // 2}", compute_ms=compute_ms, step_s=step_s, data_s=data_s)
+    return Pace(rank=rank, compute_ms=compute_ms, step_s=step_s, data_s=data_s)
 
 
 def test_the_spread_is_between_the_slowest_and_the_usual() -> None:
@@ -26,12 +26,12 @@ def test_the_spread_is_between_the_slowest_and_the_usual() -> None:
 
 
 def test_who_computes_slowly_is_named_by_host() -> None:
-    assert slow_text([pace(rank) for rank in range(4)]) is None
-    assert slow_text([pace(0), pace(1), pace(2, compute_ms=0.3), pace(3, compute_ms=0.4)]) == (
+    hosts = [f"n{rank // 2}" for rank in range(30)]
+    assert slow_of([pace(rank) for rank in range(4)]) == []
+    assert slow_text([pace(0), pace(1), pace(2, compute_ms=0.3), pace(3, compute_ms=0.4)], hosts) == (
         "slow at computing: rank 3 on n1 (0.40 ms), rank 2 on n1 (0.30 ms), where others take 0.20 ms"
     )
-    many = slow_text([pace(rank, compute_ms=0.2 if rank < 20 else 1.0) for rank in range(30)])
-    assert many is not None
+    many = slow_text([pace(rank, compute_ms=0.2 if rank < 20 else 1.0) for rank in range(30)], hosts)
     assert "and 2 more, where others take 0.20 ms" in many
 
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from zlib import crc32
+
+import torch
 
 from harness.metrics.stragglers import slow_ranks, usual_time
 from harness.parallel import collectives, device
@@ -24,7 +27,6 @@ class Pace:
     """The speed of one rank."""
 
     rank: int
-    host: str
     compute_ms: float
     """Time of a fixed product of matrices on its device alone."""
     step_s: float
@@ -38,18 +40,16 @@ def compare_ranks(run: Run, state: TrainState, step_s: float) -> dict[str, float
     every = run.config.logging.compare_ranks_every_steps
     if every == 0 or state.step % every:
         return {}
-    own = Pace(
-        rank=run.ranks.world.rank,
-        host=socket.gethostname(),
-        compute_ms=device.compute_ms(run.device),
-        step_s=step_s,
-        data_s=run.heartbeat.take_spent_s(Activity.DATA),
-    )
-    paces = collectives.gathered(own)
+    compute_ms = device.compute_ms(run.device)
+    own = [compute_ms, step_s, run.heartbeat.take_spent_s(Activity.DATA), float(crc32(socket.gethostname().encode()))]
+    of_all = collectives.joined(torch.tensor(own, dtype=torch.float64, device=run.device))
+    rows = of_all.view(run.ranks.world.size, len(own)).tolist()
+    paces = [Pace(rank=rank, compute_ms=row[0], step_s=row[1], data_s=row[2]) for rank, row in enumerate(rows)]
     # Processes that share the cores of one machine are slow by turns, so their times mean nothing.
-    is_telling = run.device.type == "cuda" or len({pace.host for pace in paces}) > 1
-    run.heartbeat.compute_ms = round(own.compute_ms, 3) if is_telling else None
-    if is_telling and (text := slow_text(paces)):
+    is_telling = run.device.type == "cuda" or len({row[3] for row in rows}) > 1
+    run.heartbeat.compute_ms = round(compute_ms, 3) if is_telling else None
+    if is_telling and slow_of(paces):  # on every rank, or on none
+        text = slow_text(paces, collectives.gathered_at_rank_0(socket.gethostname()) or [""] * len(paces))
         run.announce(f"warning: {text}", SlowRanks(attempt=state.attempt, step=state.step, reason=text))
     return spread(paces)
 
@@ -66,13 +66,15 @@ def spread(paces: Sequence[Pace]) -> dict[str, float]:
     }
 
 
-def slow_text(paces: Sequence[Pace]) -> str | None:
-    """Return the slow ranks with their hosts, for people (pure); None if there are none."""
-    by_rank = {pace.rank: pace for pace in paces}
-    compute = {pace.rank: pace.compute_ms for pace in paces}
-    slow = [by_rank[rank] for rank in slow_ranks(compute)]
-    if not slow:
-        return None
-    named = ", ".join(f"rank {pace.rank} on {pace.host} ({pace.compute_ms:.2f} ms)" for pace in slow[:8])
+def slow_of(paces: Sequence[Pace]) -> list[Pace]:
+    """Return the ranks that are slow at computing, of all ranks in order, the slowest first (pure)."""
+    return [paces[rank] for rank in slow_ranks({pace.rank: pace.compute_ms for pace in paces})]
+
+
+def slow_text(paces: Sequence[Pace], hosts: Sequence[str]) -> str:
+    """Return the slow ranks, of which there is one, in words (pure). `hosts` are those of all ranks, in order."""
+    slow = slow_of(paces)
+    named = ", ".join(f"rank {pace.rank} on {hosts[pace.rank]} ({pace.compute_ms:.2f} ms)" for pace in slow[:8])
     more = f" and {len(slow) - 8} more" if len(slow) > 8 else ""
-    return f"slow at computing: {named}{more}, where others take {usual_time(compute):.2f} ms"
+    usual_ms = usual_time({pace.rank: pace.compute_ms for pace in paces})
+    return f"slow at computing: {named}{more}, where others take {usual_ms:.2f} ms"

@@ -136,6 +136,8 @@ def _replica_problems(run: Run, kinds: Iterable[Replicas]) -> list[str]:
         ]
         if held:  # an embedding that is not tied has no replica at the other end
             found += [(kind, name) for name in _different(held, groups[kind])]
+    if not collectives.is_true_anywhere(bool(found)):
+        return []
     return [
         f"{len(names)} parameters of rank {rank} differ from those of {_REPLICAS[kind]}, first {names[0]}"
         for rank, differing in enumerate(collectives.gathered(found))
