@@ -6,9 +6,11 @@ import importlib.util
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -59,6 +61,8 @@ class Facts:
     """The folder with the Python packages."""
     environment_file_system: str | None
     disk_free_bytes: int
+    name_lookup_s: float = 0.0
+    """Time to find the name that belongs to this machine's address."""
 
 
 def gather(folder: Path) -> Facts:
@@ -82,6 +86,7 @@ def gather(folder: Path) -> Facts:
         environment=_environment(),
         environment_file_system=file_system_of(_environment()),
         disk_free_bytes=shutil.disk_usage(folder).free,
+        name_lookup_s=_name_lookup_s(),
     )
 
 
@@ -121,6 +126,13 @@ def _memory_bytes() -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else "max"
     return min(total, int(text)) if text.isdigit() else total
+
+
+def _name_lookup_s() -> float:
+    began = time.monotonic()
+    with suppress(OSError):
+        socket.getnameinfo((socket.gethostbyname(socket.gethostname()), 0), 0)
+    return time.monotonic() - began
 
 
 def _environment() -> Path:

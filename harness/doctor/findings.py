@@ -11,6 +11,7 @@ from harness.doctor.facts import SHARED_FILE_SYSTEMS, Facts
 
 _GIB = 1 << 30
 _LOWEST_FREE_DISK_BYTES = 10 * _GIB
+_LONGEST_LOOKUP_S = 0.02
 _INSTALL_TRAIN = "pip install 'harness[train]'"
 
 
@@ -36,6 +37,7 @@ def findings(facts: Facts) -> list[Finding]:
         _apex(facts),
         *_machine(facts),
         _environment(facts),
+        _names(facts),
     ]
 
 
@@ -124,6 +126,17 @@ def _environment(facts: Facts) -> Finding:
         )
         return Finding(name="packages", state="missing", found=found, advice=advice)
     return Finding(name="packages", state="ok", found=found)
+
+
+def _names(facts: Facts) -> Finding:
+    found = f"the name of an address takes {facts.name_lookup_s:.3f} s"
+    if facts.name_lookup_s > _LONGEST_LOOKUP_S:
+        advice = (
+            "at a start rank 0 looks up the name behind the connection of every rank, one after the other: a thousand "
+            f"ranks wait {1000 * facts.name_lookup_s:,.0f} s. Put the nodes into /etc/hosts, or mend the name server"
+        )
+        return Finding(name="names", state="missing", found=found, advice=advice)
+    return Finding(name="names", state="ok", found=found)
 
 
 def _machine(facts: Facts) -> Iterator[Finding]:

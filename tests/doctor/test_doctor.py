@@ -44,7 +44,7 @@ def line(facts: Facts, name: str) -> tuple[str, str, str]:
 
 
 def test_a_good_machine_has_nothing_but_ok() -> None:
-    assert [each.state for each in findings(GOOD)] == ["ok"] * 13
+    assert [each.state for each in findings(GOOD)] == ["ok"] * 14
     assert line(GOOD, "GPUs") == ("ok", "8 x NVIDIA H100, 80 GiB", "")
     assert line(GOOD, "disk") == ("ok", "1000.0 GiB free in /work (ext4)", "")
 
@@ -141,6 +141,16 @@ TRAIN = "pip install 'harness[train]'"
                 "/env/lib (lustre)",
                 "each rank reads it from there, 5,000 files: hundreds of nodes wait minutes for it at every start. Put "
                 "it into an image (launch.container_image) or onto the disk of each node",
+            ),
+        ),
+        (
+            replace(GOOD, name_lookup_s=5.005),
+            "names",
+            (
+                "missing",
+                "the name of an address takes 5.005 s",
+                "at a start rank 0 looks up the name behind the connection of every rank, one after the other: a "
+                "thousand ranks wait 5,005 s. Put the nodes into /etc/hosts, or mend the name server",
             ),
         ),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -90,7 +91,11 @@ def test_a_store_serves_more_connections_than_a_process_may_open_at_first() -> N
     try:
         store = meeting.serve("127.0.0.1", port, timedelta(seconds=60), num_ranks=1100)
         command = [sys.executable, "-c", CLIENTS, str(port), "0", "1100"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as clients:
+        # torch looks up the name behind every connection, and a name server may not answer so many questions
+        environment = {**os.environ, "RES_OPTIONS": "timeout:1 attempts:1"}
+        with subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as clients:
             assert clients.stdout is not None
             assert clients.stdout.readline() == "ready\n"
             assert meeting.are_here(store, 1100)
