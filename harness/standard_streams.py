@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class _Labelled(io.RawIOBase):
     def __init__(self, descriptor: int, label: bytes) -> None:
         self._descriptor = descriptor
         self._label = label
-        self._begun = b""
-        self._lock = threading.Lock()
+        self._begun: dict[int, bytes] = {}
+        """Beginnings of lines, by thread: `print` writes the end of a line by itself."""
 
     def writable(self) -> bool:
         return True
@@ -53,16 +54,20 @@ class _Labelled(io.RawIOBase):
         return self._descriptor
 
     def write(self, content: ReadableBuffer, /) -> int:
-        added = bytes(content)
-        with self._lock:
-            *lines, self._begun = (self._begun + added).split(b"\n")
-            if lines:
-                os.write(self._descriptor, b"".join(self._label + line + b"\n" for line in lines))
+        added, thread = bytes(content), threading.get_ident()
+        *lines, begun = (self._begun.pop(thread, b"") + added).split(b"\n")
+        if begun:
+            self._begun[thread] = begun
+        if lines:
+            os.write(self._descriptor, b"".join(self._label + line + b"\n" for line in lines))
         return len(added)
 
     def close(self) -> None:
-        if not self.closed and self._begun:
-            self.write(b"\n")
+        if not self.closed:
+            with suppress(OSError):
+                for begun in self._begun.values():
+                    os.write(self._descriptor, self._label + begun + b"\n")
+            self._begun.clear()
         super().close()
 
 
