@@ -88,11 +88,11 @@ def seconds_to_next_step(site: Site, command: Callable[[Site], Iterator[None]]) 
     """From a command, given when the checkpoint to return to is there, to the first step of the new attempt."""
     site.config["run"]["stop_at_step"] = 3 * SAVE_EVERY
     target = site.run_dir.checkpoint(SAVE_EVERY)
-    with site.train() as command:
-        command.wait_until(lambda: target.exists() and len(lines(site)) > SAVE_EVERY)
+    with site.train() as launch:
+        launch.wait_until(lambda: target.exists() and len(lines(site)) > SAVE_EVERY)
         began = time.time()
         with contextmanager(command)(site):
-            finish(command)
+            finish(launch)
     return min(line["time"] for line in lines(site) if line["attempt"] > 0) - began
 
 
