@@ -129,7 +129,7 @@ def reshard(rank: int, world_size: int, init_method: str, config: Config, run_di
         if rank == 0:
             to.mkdir()
         collectives.barrier()
-        run.saver.save(to)
+        run.saver.begin(to, beside=False).finish()
         return state.step
 
 
