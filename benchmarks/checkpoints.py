@@ -173,6 +173,7 @@ def main() -> int:
         ways: dict[str, tuple[dict[str, Any], Callable[[Site], Iterator[None]]]] = {
             "in the job, out of the host's memory": ({"snapshot_every_steps": SAVE_EVERY}, in_the_job),
             "in the job, out of the store": ({}, in_the_job),
+            "in the job, out of the store, saved beside training": ({"async_save": True}, in_the_job),
             "stop, and restart with --rollback-to": ({}, by_restart),
         }
         say("| rollback | from the command to the next step, s | itself, s | a step, s |\n|---|---|---|---|\n")

@@ -128,6 +128,11 @@ def decide_after_rollback(
     return decide(milestones, after, [command for command in commands if command.kind is not CommandKind.ROLLBACK])
 
 
+def awaits_save(commands: Sequence[Command]) -> bool:
+    """Return whether a command is answered with what was saved. A rollback is, but once its own save is done."""
+    return any(command.kind is not CommandKind.ROLLBACK for command in commands)
+
+
 def _decide_not_finite(commands: Sequence[Command]) -> Decision:
     stops = [command for command in commands if command.kind is CommandKind.STOP_FOR_PERSON]
     rollbacks = [command for command in commands if command.kind is CommandKind.ROLLBACK]

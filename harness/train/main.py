@@ -13,7 +13,7 @@ from harness.run.paths import RunDir
 from harness.train.commands.answers import answer
 from harness.train.commands.rescue import await_rescue
 from harness.train.commands.rollback import roll_back
-from harness.train.decide import decide, decide_after_rollback
+from harness.train.decide import awaits_save, decide, decide_after_rollback
 from harness.train.report import leave, record
 from harness.train.run import Run
 from harness.train.saving.background import advance, finish_save, save_or_begin
@@ -56,7 +56,7 @@ def train(run: Run, state: TrainState) -> int:
             decision = decide_after_rollback(run.milestones, decision, commands, before, state)
         run, state = follow_phase(run, state)
         if decision.save:
-            state = save_or_begin(run, state, now=bool(commands) or decision.exit_code is not None)
+            state = save_or_begin(run, state, now=awaits_save(commands) or decision.exit_code is not None)
         run.inbox.acknowledge(commands, state)
         if decision.exit_code is not None:
             state = finish_save(run, state)

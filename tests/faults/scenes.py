@@ -44,6 +44,7 @@ RECIPES = (
     Recipe("prune", {"keep_last": 1}),
     Recipe("release", {"save_as_suspect": True, "clean_after_steps": 2}),
     Recipe("rollback", {"keep_last": 3}, ROLLBACK),
+    Recipe("rollback saved beside training", {"keep_last": 3, "async_save": True}, ROLLBACK),
     Recipe("snapshots", {"snapshot_every_steps": 1, "snapshot_folder": "of the place"}),
 )
 

@@ -23,7 +23,7 @@ from harness.train.components.findings import found_by_rank_0
 from harness.train.components.stages import Stages
 from harness.train.run import Run
 from harness.train.saving.aftermath import conclude_rollback
-from harness.train.saving.saving import save
+from harness.train.saving.background import save_or_begin
 from harness.train.saving.snapshots import restore_snapshot
 from harness.train.state import TrainState
 from harness.train.steps.phases import take
@@ -46,8 +46,9 @@ def roll_back(run: Run, state: TrainState, command: Command) -> TrainState:
 
     Model, optimizer, schedule and cursor return, and the skip window is entered in the cursor. The new state is saved
     at once, in a new attempt, before the checkpoints after the target become `abandoned`. So a crash at any moment
-    leaves either the state before the command, which is then found again and carried out, or the state after it. If the
-    disk does not take the new state, training goes on in it, and the command waits until a later one is saved.
+    leaves either the state before the command, which is then found again and carried out, or the state after it. Where
+    saves are asynchronous, training goes on meanwhile. So it does if the disk does not take the new state; then the
+    command waits until a later one is saved.
 
     A command that cannot be carried out is reported and changes nothing.
     """
@@ -72,7 +73,7 @@ def roll_back(run: Run, state: TrainState, command: Command) -> TrainState:
     stages.enter("check")
     require_restored(run, rolled_back.step, plan.target.manifest.optimizer_norms, from_files=not from_memory)
     stages.enter("save")
-    rolled_back = save(run, rolled_back)
+    rolled_back = save_or_begin(run, rolled_back, now=False)
     event = RolledBack(
         attempt=rolled_back.attempt,
         step=rolled_back.step,

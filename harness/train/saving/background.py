@@ -25,7 +25,13 @@ from harness.train.state import TrainState
 
 
 def save_or_begin(run: Run, state: TrainState, *, now: bool) -> TrainState:
-    """Save the state, or begin to if saves are asynchronous and nothing waits for it. Every rank must call it."""
+    """Save the state, or begin to if saves are asynchronous and nothing waits for it. Every rank must call it.
+
+    A state that is being saved already, after a rollback, is not saved again.
+    """
+    flight = run.in_flight.flight
+    if flight is not None and (flight.state.attempt, flight.state.step) == (state.attempt, state.step):
+        return finish_save(run, state) if now else state
     state = finish_save(run, state)
     if now or not run.config.checkpoint.async_save:
         return saving.save(run, state)
