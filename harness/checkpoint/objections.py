@@ -17,7 +17,7 @@ from harness.run.files import UNREADABLE, open_regular, read_regular
 COMMON_NAME, FORMAT_NAME = "common.pt", "metadata.json"
 MAX_COMMON_BYTES = 256 * 1024**2
 """A larger `common.pt` is refused: it holds the settings of the optimizer."""
-_MAX_FORMAT_BYTES = 64 * 1024
+MAX_FORMAT_BYTES = 64 * 1024
 _FORMAT = {"sharded_backend": str, "sharded_backend_version": int, "common_backend": str, "common_backend_version": int}
 """Keys of `metadata.json`, and the kinds of their values."""
 OBJECT_MARK = "/shard_"
@@ -45,7 +45,7 @@ def objection_to(folder: Path) -> str | None:
 def _require_format(path: Path) -> None:
     """Check the file by which Megatron chooses its reader."""
     try:
-        content = read_regular(path, _MAX_FORMAT_BYTES)
+        content = read_regular(path, MAX_FORMAT_BYTES)
         fields = parse_json(content)
     except ValueError as error:
         raise CheckpointError(f"{path.name} is not valid JSON: {error}") from None

@@ -34,6 +34,9 @@ class Change:
 
 
 _in_files = partial(Change, owner="megatron.core.dist_checkpointing", made_in="harness.checkpoint.saving.files.mcore")
+_in_small_files = partial(
+    Change, owner="megatron.core.dist_checkpointing", made_in="harness.checkpoint.small_files.mcore"
+)
 _in_saving = partial(Change, owner="megatron.core.dist_checkpointing", made_in="harness.checkpoint.saving.mcore")
 
 CHANGES = (
@@ -130,6 +133,16 @@ CHANGES = (
         names=("exchange_loaded_objects_gather_object",),
         made_in="harness.checkpoint.loading.mcore",
         why="It gathers the objects of all ranks of the world on every rank.",
+    ),
+    _in_small_files(
+        names=("validation.maybe_load_config", "strategies.common.TorchCommonLoadStrategy.load_common"),
+        why="Every rank opens the same small files, where one could send them to the others.",
+        versions=("0.16",),
+    ),
+    _in_small_files(
+        names=("core.maybe_load_config",),
+        why="As that of `validation` in 0.16.",
+        versions=("0.19",),
     ),
     _in_saving(
         names=("serialization.Path", "strategies.common.TorchCommonSaveStrategy.save_common"),

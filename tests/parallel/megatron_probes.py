@@ -23,7 +23,7 @@ warnings.simplefilter("ignore")
 
 import torch  # noqa: E402
 from megatron.core import optimizer as megatron_optimizer  # noqa: E402
-from megatron.core.dist_checkpointing import serialization  # noqa: E402
+from megatron.core.dist_checkpointing import core, serialization, validation  # noqa: E402
 from megatron.core.dist_checkpointing.strategies import common, filesystem_async, fully_parallel  # noqa: E402
 from megatron.core.dist_checkpointing.strategies import torch as torch_format  # noqa: E402
 from megatron.core.optimizer import distrib_optimizer  # noqa: E402
@@ -39,6 +39,7 @@ LAYERS = "megatron.core.tensor_parallel.layers"
 OPTIMIZER = "megatron.core.optimizer"
 SHARDED = f"{OPTIMIZER}.distrib_optimizer"
 SAVING = "megatron.core.dist_checkpointing.serialization"
+CHECKPOINTING = "megatron.core.dist_checkpointing"
 STRATEGIES = "megatron.core.dist_checkpointing.strategies"
 WRITER = f"{STRATEGIES}.filesystem_async"
 
@@ -179,6 +180,16 @@ PROBES: dict[str, Callable[[], bool]] = {
     ),
     f"{STRATEGIES}.fully_parallel.exchange_loaded_objects_gather_object": lambda: source_has(
         fully_parallel.exchange_loaded_objects_gather_object, "all_gather_object(", "group=None"
+    ),
+    f"{CHECKPOINTING}.validation.maybe_load_config": lambda: (
+        hasattr(validation, "maybe_load_config") and source_has(core.maybe_load_config, "open(config_path)")
+    ),
+    f"{CHECKPOINTING}.core.maybe_load_config": lambda: (
+        not hasattr(validation, "maybe_load_config") and source_has(core.maybe_load_config, "open(config_path)")
+    ),
+    f"{STRATEGIES}.common.TorchCommonLoadStrategy.load_common": lambda: (
+        hasattr(common, "TorchCommonLoadStrategy")
+        and source_has(common.TorchCommonLoadStrategy.load_common, "torch.load(load_path")
     ),
     f"{SAVING}.Path": lambda: source_has(serialization.save, "= Path(checkpoint_dir)", ".iterdir()"),
     f"{SAVING}.maybe_msc": lambda: source_has(serialization.save, "maybe_msc.Path(", ".iterdir()"),

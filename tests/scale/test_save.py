@@ -52,10 +52,14 @@ def test_ranks_tell_each_other_once_what_they_write_and_read_it_once(
     run_dir = tmp_path / "run"
     ranks = pool.run(worlds_of_scale.saves_and_loads, grid.world_size, config, run_dir)
     tensors = sum(path.stat().st_size for path in RunDir(run_dir).checkpoint(2).glob("*.distcp"))
-    for (first_save, second_save, load), _ in ranks:
+    for (first_save, second_save, load), _, _ in ranks:
         assert first_save != []
         assert second_save == []
         # Who reads what is agreed among replicas, and nothing else.
         assert load == ([] if grid.tp > 1 else ["all_gather_object"])
     # Each replica reads its part, and objects.
-    assert tensors <= sum(num_bytes for _, num_bytes in ranks) < 1.1 * tensors
+    assert tensors <= sum(num_bytes for _, num_bytes, _ in ranks) < 1.1 * tensors
+    # Rank 0 reads the small files, and tells the others.
+    first, *others = (opened for _, _, opened in ranks)
+    assert first >= {".metadata", "metadata.json"}
+    assert all(name.endswith(".distcp") for opened in others for name in opened)

@@ -47,13 +47,17 @@ def read_again(rank: int, world_size: int, init_method: str, config: Any, run_di
 
 def saves_and_loads(
     rank: int, world_size: int, init_method: str, config: Any, run_dir: Path
-) -> tuple[list[list[str]], int]:
-    """Object collectives over the world of two saves and a load after them, and the bytes of shards that this reads."""
+) -> tuple[list[list[str]], int, set[str]]:
+    """Object collectives over the world of two saves and a load after them.
+
+    And the bytes of shards that this reads, and the files that it opens.
+    """
     import pytest
     import torch
     import torch.distributed as dist
     from torch.distributed.checkpoint.filesystem import FileSystemReader
 
+    from benchmarks.file_operations import counting
     from harness.checkpoint.loading import mcore as checkpoint_files
     from harness.run.paths import RunDir
     from harness.train.saving.saving import save
@@ -94,10 +98,13 @@ def saves_and_loads(
             called.clear()
             state = save(run, state)
             gathered.append(list(called))
+        run.settle()
         called.clear()
-        checkpoint_files.load(RunDir(run_dir).checkpoint(2), run.pipeline.chunks, run.optimizer.megatron)
+        with counting(run_dir) as counts:
+            checkpoint_files.load(RunDir(run_dir).checkpoint(2), run.pipeline.chunks, run.optimizer.megatron)
+            opened = {Path(what).name for _, what in counts.take() if what.startswith("open checkpoints/")}
         gathered.append(called)
-    return gathered, sum(read)
+    return gathered, sum(read), opened
 
 
 def wait_for_rank_0(rank: int, world_size: int, init_method: str, for_errands: bool) -> str:

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from harness.checkpoint.causes import cause
 from harness.checkpoint.objections import OBJECT_MARK, objection_to
 from harness.checkpoint.shard_objects import guarded, guarded_slice
+from harness.checkpoint.small_files.mcore import SmallFiles, knowing_small_files, read_small_files
 from harness.checkpoint.state.mcore import HAS_COMMON_FILE, model_state, whole_state
 from harness.checkpoint.torch_index.mcore import knowing, read_metadata
 from harness.errors import CheckpointError
@@ -116,11 +117,11 @@ def _read(directory: Path, state: dict[str, Any], *, unused: tuple[str, ...] = (
     """Return the checkpoint's content for the state. Others may be there if their names begin with one of `unused`."""
     inspected = collectives.from_rank_0(_inspected(directory) if dist.get_rank() == 0 else None)
     assert inspected is not None, "rank 0 has inspected it"
-    index, problem = inspected
-    if problem is not None or index is None:
-        raise CheckpointError(problem)
+    if isinstance(inspected, str):
+        raise CheckpointError(inspected)
+    index, small_files = inspected
     _require_fitting(directory, state, index, unused)
-    with knowing(directory, index):
+    with knowing(directory, index), knowing_small_files(directory, small_files):
         loaded, *_ = dist_checkpointing.load(
             state,
             str(directory),
@@ -131,15 +132,17 @@ def _read(directory: Path, state: dict[str, Any], *, unused: tuple[str, ...] = (
     return dict(loaded)
 
 
-def _inspected(directory: Path) -> tuple[StoredIndex | None, str | None]:
-    """Return the index of a checkpoint, or why it cannot be loaded."""
+def _inspected(directory: Path) -> tuple[StoredIndex, SmallFiles] | str:
+    """Return the index and the small files of a checkpoint, or why it cannot be loaded."""
     try:
         _require_readable(directory)
         if (objection := objection_to(directory)) is None:
-            return described_index(directory), None
+            return described_index(directory), read_small_files(directory)
     except CheckpointError as error:
-        return None, str(error)
-    return None, f"{directory} cannot be loaded: {objection}."
+        return str(error)
+    except (OSError, ValueError) as error:
+        objection = _told(error)
+    return f"{directory} cannot be loaded: {objection}."
 
 
 def _require_fitting(directory: Path, state: dict[str, Any], index: StoredIndex, unused: tuple[str, ...]) -> None:
