@@ -24,7 +24,7 @@ from megatron.core.dist_checkpointing.strategies import common  # noqa: E402
 
 
 class SmallFiles(NamedTuple):
-    """What Megatron reads besides the index and the tensors."""
+    """The files of a checkpoint that Megatron reads besides its index and those of tensors."""
 
     format: dict[str, Any]
     """Fields of `metadata.json`."""
