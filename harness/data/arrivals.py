@@ -5,7 +5,7 @@ it what was appended. A new part is read whole. All of this is done by a thread 
 
 Each adoption stays in the history of the run's order for good, so parts that come one by one are gathered: until they
 are a thousandth of those in use, or have waited for ten minutes. A channel of up to a thousand parts gets each at once;
-a run of three months adopts some thousand times, however many parts come.
+a run of three months adopts at most 13,000 times for each, however many parts come.
 """
 
 from __future__ import annotations
