@@ -1,7 +1,7 @@
 """Watches for new parts of channels while a run trains: new lines in `parts.jsonl` whose files are complete.
 
-A look costs one stat call for each channel, every few seconds. A list is read only if it has changed, and of
-it what was appended. A new part is read whole. All of this is done by a thread beside training.
+A look costs one stat call for each channel, every few seconds. A list is read only if it has changed; then the lines
+that were appended are parsed. A new part is read whole. All of this is done by a thread beside training.
 
 Each adoption stays in the history of the run's order for good, so parts that come one by one are gathered: until they
 are a thousandth of those in use, or have waited for ten minutes. A channel of up to a thousand parts gets each at once;
