@@ -47,7 +47,7 @@ _MIB = 1024**2
 
 
 def of_rank_0(num_ranks: int) -> dict[str, Any]:
-    """Return what `benchmarks.pretended_world` prints for so many ranks, by `start`, `step`, `save` and `load`."""
+    """Return seconds and file operations of rank 0 in a start, a step, a save and a load (`pretended_world`)."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.pretended_world", "--ranks", str(num_ranks), "--folder", folder]

@@ -93,7 +93,7 @@ def tell_presence(store: Store, rank: int, what: str = "") -> None:
 
 
 def are_here(store: Store, num_ranks: int) -> bool:
-    """Return whether so many ranks have told that they are here: one question, however many there are."""
+    """Return whether `num_ranks` ranks have come (`tell_presence`). Asks the store once, whatever the number."""
     return store.add(_NUM_HERE, 0) >= num_ranks
 
 

@@ -180,7 +180,7 @@ def read_beats(run_dir: RunDir, *, only_own: bool = False) -> Iterator[Beat]:
 
 
 def _beats_in(fields: object) -> Iterator[Beat]:
-    """Yield the heartbeats in a file of a rank or of a node. What is none is passed over."""
+    """Yield the heartbeats in the content of a rank's or a node's file, without those that are damaged."""
     if not isinstance(fields, dict):
         return
     ranks = fields.get("ranks", [fields])

@@ -154,12 +154,7 @@ def test_parts_that_were_put_back_are_found_again(channel: Channel) -> None:
 
 def test_parts_of_a_large_channel_are_gathered(channel: Channel) -> None:
     """Until they are a thousandth of it, have waited for ten minutes, or training waits for them."""
-    folder = channel.parts[0].prefix.parent
-    others = [
-        replace(channel.parts[0], name=f"other-{number}", prefix=folder / f"other-{number}") for number in range(2999)
-    ]
-    large = replace(channel, parts=(*channel.parts, *others))
-    (folder / "parts.jsonl").write_text("".join(map(part_line, large.parts)))
+    large = with_others(channel, 2999)
     clock = Clock()
     arrivals = watching(large, clock)
 
@@ -188,11 +183,7 @@ def test_parts_of_a_large_channel_are_gathered(channel: Channel) -> None:
 
 def test_of_a_list_that_grew_only_new_lines_are_read(channel: Channel) -> None:
     folder = channel.parts[0].prefix.parent
-    others = [
-        replace(channel.parts[0], name=f"other-{number}", prefix=folder / f"other-{number}") for number in range(400)
-    ]
-    large = replace(channel, parts=(*channel.parts, *others))
-    (folder / "parts.jsonl").write_text("".join(map(part_line, large.parts)))
+    large = with_others(channel, 400)
     seen = SeenLines()
     assert further_parts(large, folder, seen) == ()
     first = add_part(channel, 401)

@@ -56,9 +56,9 @@ class Inbox:
         """Reasons why commands were not carried out, by the command's id."""
 
     def flags(self, *, lacks_parts: bool = False) -> tuple[bool, ...]:
-        """Return this rank's flags for the others. If the run `lacks_parts`, the first that arrived is told of at once.
+        """Return this rank's flags for the others: parts arrived or were read, a command waits, each kind of signal.
 
-        Data arrived, parts were read, a command waits, and one for each kind of signal.
+        If training waits for parts (`lacks_parts`), few of them count as arrived, too.
         """
         if self._lookout is not None:
             self._waiting += self._lookout.take()
