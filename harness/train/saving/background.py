@@ -27,12 +27,15 @@ from harness.train.state import TrainState
 def save_or_begin(run: Run, state: TrainState, *, now: bool) -> TrainState:
     """Save the state, or begin to if saves are asynchronous and nothing waits for it. Every rank must call it.
 
-    A state that is being saved already, after a rollback, is not saved again.
+    A state that is being saved already, after a rollback, is saved again only if that fails and somebody waits for it.
     """
     flight = run.in_flight.flight
-    if flight is not None and (flight.state.attempt, flight.state.step) == (state.attempt, state.step):
-        return finish_save(run, state) if now else state
+    is_under_way = flight is not None and (flight.state.attempt, flight.state.step) == (state.attempt, state.step)
+    if is_under_way and not now:
+        return state
     state = finish_save(run, state)
+    if is_under_way and state.is_saved:
+        return state
     if now or not run.config.checkpoint.async_save:
         return saving.save(run, state)
     with _stalling(run, state):
