@@ -73,6 +73,7 @@ class RootGroup(VerbGroup):
         "launch": "harness.launch.launch_verbs:launch",
         "status": "harness.launch.launch_verbs:status",
         "diagnose": "harness.launch.launch_verbs:diagnose",
+        "alerts": "harness.alerts.alerts_verb:alerts",
         "replay": "harness.watch.watch_verbs:replay",
         "signal": "harness.run.commands.signal_verb:signal",
         "watch": "harness.watch.watch_verbs:watch",

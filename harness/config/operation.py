@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from harness.config.quiet_hours import checked_quiet_hours
 from harness.config.section import FilePath, Interval, PositiveFloat, Seconds, Section, Steps, StepsOrNone, Word
 from harness.limits import MOST_ARGUMENT, MOST_ENTRIES, MOST_GIB, MOST_LAUNCHES, MOST_NODES, MOST_ON_A_NODE, MOST_TEXT
 
@@ -13,6 +14,7 @@ SLURM_TIME = r"^([0-9]{1,8}|[0-9]{1,8}:[0-9]{1,2}(:[0-9]{1,2})?|[0-9]{1,8}-[0-9]
 """A time as Slurm spells it; eight digits of minutes are two centuries."""
 SBATCH_FLAG = r"^--[a-z][a-z-]*(=[ -~]+)?$"
 _Launches = Annotated[int, Field(ge=1, le=MOST_LAUNCHES)]
+_QuietHours = Annotated[str, Field(max_length=MOST_TEXT), AfterValidator(checked_quiet_hours)]
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -126,9 +128,16 @@ class WatchConfig(Section):
     """Program and arguments that get every alert as a line of JSON on standard input. They are not passed through a
     shell. Default: none."""
     alert_urls_file: FilePath | None = None
-    """File with one address per line: of apprise (`mailto://…`, `slack://…`), or a webhook of Feishu or DingTalk.
-    Addresses hold secrets, so no configuration contains them. The environment variable HARNESS_ALERT_URLS is read
-    too."""
+    """File with one address per line: of apprise (`mailto://…`, `slack://…`), `pagerduty://ROUTING_KEY`, or a webhook
+    of Feishu or DingTalk. Before an address may stand the least severity that goes there (`info`, `warning`, `page`),
+    or `escalation` for pages that nobody has acknowledged. Addresses hold secrets, so no configuration contains them.
+    The environment variable HARNESS_ALERT_URLS is read too."""
     alert_every_s: Seconds = 600.0
-    """Time in which at most one alert of a kind is sent. The others are counted in the next one, and all are in
-    `watch/alerts.jsonl`."""
+    """Time in which at most one alert of a kind is sent, apart from pages. The others are counted in the next one, and
+    all are in `watch/alerts.jsonl`."""
+    escalate_after_s: Seconds | None = 1800.0
+    """Time after which a page that nobody has acknowledged (`harness alerts RUN --acknowledge KEY`) is sent again,
+    once, also to the addresses for escalation. `null` never sends it again."""
+    quiet_hours: _QuietHours | None = None
+    """Hours in which only pages are sent and the rest waits, such as `22:00-07:00` in the time zone of the machine, or
+    `22:00-07:00 Asia/Shanghai`. Default: none."""

@@ -15,6 +15,7 @@ from harness.errors import (
     EXIT_STOPPED_BY_PERSON,
     EXIT_USAGE,
 )
+from harness.run.launches import Failure
 
 AGREED_EXITS = frozenset((EXIT_FINISHED, EXIT_REQUEUE, EXIT_NEEDS_PERSON, EXIT_STOPPED_BY_PERSON))
 """Exit codes with which all ranks leave together by agreement."""
@@ -29,6 +30,10 @@ class WorkerExit:
     rank: int
     return_code: int
     """Exit code, or minus the number of the signal that killed it."""
+    time: float = 0.0
+    """Time at which the launcher noticed, in seconds since 1970."""
+    told: str | None = None
+    """What happened, where the launcher itself ended it."""
 
     @property
     def failed(self) -> bool:
@@ -43,6 +48,8 @@ class WorkerExit:
 
     def __str__(self) -> str:
         """Return the end in words: `rank 3 was killed by SIGKILL`."""
+        if self.told is not None:
+            return self.told
         if self.return_code >= 0:
             return f"rank {self.rank} left with exit code {self.return_code}"
         number = -self.return_code
@@ -57,5 +64,20 @@ def root_failure(ended: Sequence[WorkerExit]) -> WorkerExit | None:
     A killed worker closes its neighbours' connections. An error with an exit code of its own says more than an internal
     one, which may be only a lost connection.
     """
-    failed = [end for end in ended if end.failed]
-    return min(failed, key=lambda end: (end.return_code >= 0, end.exit_code == EXIT_INTERNAL, end.rank), default=None)
+    return min((end for end in ended if end.failed), key=_weight, default=None)
+
+
+def first_cause(failures: Sequence[Failure]) -> Failure | None:
+    """Return the failure on one of several nodes that caused the other ones, by the same rule; None without one."""
+    return min(failures, key=_weight, default=None)
+
+
+def _weight(failure: WorkerExit | Failure) -> tuple[int, float, bool, int]:
+    """Return a key by which the failure comes first that others follow from.
+
+    A library that loses its connections may end its process by SIGABRT, which is therefore no better than an error.
+    """
+    code = failure.return_code
+    is_killed = code < 0 and code != -signal.SIGABRT
+    kind = 0 if is_killed else 1 if code in EXPLAINED_EXITS else 2
+    return kind, failure.time, code >= 0, failure.rank or 0

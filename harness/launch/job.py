@@ -26,8 +26,9 @@ from harness.errors import (
     RunInUseError,
     UsageError,
 )
+from harness.launch.ending import alert_about, cause_of, tell, tell_of_failed_start
 from harness.launch.exits import AGREED_EXITS, EXPLAINED_EXITS
-from harness.launch.requeue import Action, Verdict, decide_resume
+from harness.launch.requeue import QUIET_EXITS, Action, Verdict, decide_resume
 from harness.parallel.environment import job_id, restart_count
 from harness.run.event_types import LaunchEnded
 from harness.run.events import append_event
@@ -38,6 +39,7 @@ from harness.run.launches import (
     ENDED,
     LAUNCH,
     SUBMISSION,
+    Failure,
     LaunchEnd,
     LaunchEnding,
     LaunchStart,
@@ -76,7 +78,7 @@ def begin(run_dir: RunDir, submission: Path, *, sleep: Callable[[float], None] =
     job = str(job_id())
     earlier = history(run_dir, job)
     if earlier and (verdict := decide_resume(earlier, config.launch)).action is Action.STOP:
-        _report(run_dir, verdict, EXIT_NEEDS_PERSON)
+        _report(run_dir, verdict, EXIT_NEEDS_PERSON, None)
         raise HarnessError(
             f"the job was requeued from outside, but is not started again: {verdict.reason}; look at the run, then "
             "submit it again with `harness launch`"
@@ -103,16 +105,21 @@ def end(run_dir: RunDir, launch: Path, srun_code: int, job_state: str) -> int:
     `srun_code` is the highest exit code of all nodes, or 128 and a signal. `job_state` is the state of the job and its
     reason as Slurm names them, such as `RUNNING:None`.
     """
-    settings = load_config(launch / CONFIG).launch
+    config = load_config(launch / CONFIG)
     exit_code = agreed_code(node_ends(launch), srun_code)
-    ended = LaunchEnding(ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"), exit_code=exit_code)
+    cause = cause_of(launch) if exit_code not in QUIET_EXITS else None
+    ended = LaunchEnding(ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"), exit_code=exit_code, cause=cause)
     _write_ending(launch, ended)
-    verdict = decide_resume(_ends(run_dir, exit_code), settings, is_taken=_is_taken(job_state))
-    if (killed := kill_reason(launch)) is not None:
+    verdict = decide_resume(_ends(run_dir, exit_code), config.launch, is_taken=_is_taken(job_state))
+    killed = kill_reason(launch)
+    if killed is not None:
         verdict = replace(verdict, reason=f"killed because it hung ({killed}); {verdict.reason}")
     decided = {"action": verdict.action, "alert": verdict.alert, "reason": verdict.reason}
     _write_ending(launch, ended.model_copy(update=decided))
-    _report(run_dir, verdict, exit_code)
+    _report(run_dir, verdict, exit_code, cause)
+    told = alert_about(verdict, exit_code, None if killed is not None else cause)
+    if told is not None:
+        tell(run_dir, config, told, launch.name)
     if verdict.action is Action.REQUEUE:
         return EXIT_REQUEUE
     return exit_code if exit_code != EXIT_REQUEUE else EXIT_NEEDS_PERSON
@@ -172,10 +179,26 @@ def main(arguments: Sequence[str]) -> int:
         if given.verb == "end":
             say(",".join(bad_nodes(given.launch)))
             return end(RunDir(given.run_dir), given.launch, given.exit_code, given.job_state)
-        say(begin(RunDir(given.run_dir), given.submission))
+        return _begin(RunDir(given.run_dir), given.submission)
     except HarnessError as error:
         complain(error)
         return error.exit_code
+
+
+def _begin(run_dir: RunDir, submission: Path) -> int:
+    """Begin, print the folder of the start, and return the exit code. People are told of what stands in the way."""
+    try:
+        say(begin(run_dir, submission))
+    except HarnessError as error:
+        complain(error)
+        if error.exit_code != EXIT_REQUEUE:
+            tell_of_failed_start(run_dir, submission, str(error))
+        return error.exit_code
+    except OSError as error:
+        text = f"{error.filename or run_dir.root}: {error.strerror or error}"
+        complain(text)
+        tell_of_failed_start(run_dir, submission, text)
+        return EXIT_INTERNAL
     return EXIT_FINISHED
 
 
@@ -210,15 +233,19 @@ def _locked(run_dir: RunDir, job: str, sleep: Callable[[float], None], *, may_re
         lock.release()
 
 
-def _report(run_dir: RunDir, verdict: Verdict, exit_code: int) -> None:
+def _report(run_dir: RunDir, verdict: Verdict, exit_code: int, cause: Failure | None) -> None:
     """Write the decision to the batch log and, for the watcher, to the run's events."""
     say(f"{verdict.action}: {verdict.reason} (exit code {exit_code})", err=True)
+    if cause is not None:
+        log = f"; the end of {cause.log}:" if cause.log else ""
+        say("\n".join([f"first cause: {cause.text}{log}", *(f"  {line}" for line in cause.last_lines)]), err=True)
     ended = LaunchEnded(
         job_id=job_id(),
         exit_code=exit_code,
         action=verdict.action,
         alert=verdict.alert,
         reason=verdict.reason,
+        cause=None if cause is None else cause.text,
     )
     append_event(run_dir.events, ended)
 

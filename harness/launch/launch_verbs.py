@@ -29,12 +29,16 @@ _PATH = click.Path(path_type=Path)
 @click.option("--run-dir", type=_PATH, help="Directory of the run. Default: runs/<run.name>.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value. May be repeated.")
 @click.option("--dry-run", is_flag=True, help="Print what was checked and found good, and the command; queue nothing.")
+@click.option(
+    "--test-alert", is_flag=True, help="First send a message to every place for alerts, which must take it."
+)
 def launch(
     config: Path,
     run_dir: Path | None,
     overrides: tuple[str, ...],
     dependency: str | None,
     dry_run: bool,
+    test_alert: bool,
     **settings: int | str | None,
 ) -> None:
     """Queue the run of CONFIG with Slurm, to the end of all steps.
@@ -48,12 +52,13 @@ def launch(
     Examples:
       harness launch model_configs/llama3_8b.yaml --nodes 16
       harness launch model_configs/llama3_8b.yaml --nodes 16 --time 2-00:00:00 --partition long --dry-run
+      harness launch model_configs/llama3_8b.yaml --nodes 16 --test-alert
     """
     from harness.launch.submission import SOURCE, Options
     from harness.launch.submission import launch as queue
 
     given = [f"launch.{name}={json.dumps(value)}" for name, value in settings.items() if value is not None]
-    options = Options(run_dir=run_dir, dependency=dependency, dry_run=dry_run)
+    options = Options(run_dir=run_dir, dependency=dependency, dry_run=dry_run, test_alert=test_alert)
     queue(config, (*overrides, *given), options, say, SOURCE / "slurm")
 
 
@@ -86,7 +91,8 @@ def preflight(config: Path, nodes: int | None, run_dir: Path | None, overrides: 
 def status(run_dir: Path, as_json: bool) -> None:
     """Show where the run in RUN_DIR is.
 
-    State, step, speed, time left, job, last events: from files only, so that a login node can answer.
+    State and its reason, first cause of a failure, step, age of the last step, speed, time left, job, watcher, open
+    alerts, last events. It reads files, and asks Slurm only about a job that gives no sign of life.
 
     \b
     Examples:

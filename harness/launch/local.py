@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness.config.load import load_config
@@ -17,6 +19,7 @@ from harness.launch.last_words import switch_for
 from harness.launch.machine import count_cores, count_gpus, free_port
 from harness.launch.node_files import node_files
 from harness.launch.node_log import label_of
+from harness.launch.requeue import QUIET_EXITS, Action, ending_text
 from harness.launch.requirements import require_installed
 from harness.launch.workers import WorkerStart, run_workers, write_to_stderr
 from harness.parallel import gpu_environment
@@ -34,7 +37,16 @@ from harness.plan.plan import PhasePlan, Plan, make_plan
 from harness.run.event_types import Exit
 from harness.run.events import read_events
 from harness.run.launch_folder import changes, make_run, open_launch
-from harness.run.launches import CONFIG, LaunchStart, newest_checkpoint, node_log
+from harness.run.launches import (
+    CONFIG,
+    ENDED,
+    Failure,
+    LaunchEnding,
+    LaunchStart,
+    newest_checkpoint,
+    node_log,
+    write_launch_file,
+)
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
 
@@ -83,7 +95,9 @@ def train(
             command += ("--config", str(folder / CONFIG))
             write_to_stderr(f"{run.root}: starting {_workers_text(sizes[phase.index], num_gpus)}")
             known = size_of_events(run)
-            code = _run_workers(command, sizes[phase.index], run, folder, lock, on_gpu=num_gpus > 0)
+            failures: list[Failure] = []
+            code = _run_workers(command, sizes[phase.index], run, folder, lock, failures.append)
+            _write_ending(folder, code, failures)
             wanted = wanted_phase(run, plan, known) if code == EXIT_REQUEUE else None
             if wanted is None or wanted == phase:
                 return code
@@ -92,15 +106,39 @@ def train(
 
 
 def _run_workers(
-    command: Sequence[str], world_size: int, run: RunDir, folder: Path, lock: RunLock, *, on_gpu: bool
+    command: Sequence[str],
+    world_size: int,
+    run: RunDir,
+    folder: Path,
+    lock: RunLock,
+    note: Callable[[Failure], None],
 ) -> int:
     """Run the workers of one launch until they have ended; return its exit code."""
+    on_gpu = count_gpus() > 0
     here = NodePlace(index=0, count=1, master_address=LOOPBACK, master_port=free_port())
     descriptors = () if lock.descriptor is None else (lock.descriptor,)
     with node_files(run, folder, here.index) as files:
         starts = worker_starts(command, here, world_size, folder, on_gpu=on_gpu, further=files.environment)
+        starts = [replace(start, pass_descriptors=descriptors) for start in starts]
         switch = switch_for(folder, here, files)
-        return run_workers(starts, pass_descriptors=descriptors, kill_switch=switch, beside=files.gathering())
+        beside = files.gathering()
+        return run_workers(starts, kill_switch=switch, beside=beside, note=note)
+
+
+def _write_ending(folder: Path, code: int, failures: Sequence[Failure]) -> None:
+    """Write down how a launch on this machine ended. Nothing starts it again."""
+    ended = LaunchEnding(
+        ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        exit_code=code,
+        action=Action.STOP,
+        alert=code not in QUIET_EXITS,
+        reason=ending_text(code),
+        cause=failures[-1] if failures else None,
+    )
+    try:
+        write_launch_file(folder / ENDED, ended)
+    except OSError as error:
+        write_to_stderr(f"{folder / ENDED} cannot be written: {error.strerror}")
 
 
 def local_world_size(config: Config, num_gpus: int) -> int:

@@ -19,13 +19,16 @@ from harness.launch.last_words import remove_pipes, switch_for
 from harness.launch.local import WORKER, worker_starts
 from harness.launch.machine import count_gpus
 from harness.launch.node_files import node_files
+from harness.launch.node_log import last_lines
 from harness.launch.workers import run_workers
 from harness.parallel.environment import NodePlace, collectives_pipes, node_name, read_node
 from harness.run.launches import (
     CONFIG,
     LAUNCH,
+    Failure,
     LaunchStart,
     NodeEnd,
+    node_log,
     read_own_launch_file,
     write_bad_nodes,
     write_node_end,
@@ -61,20 +64,29 @@ def run_node(
     training = (*worker_command, "--run-dir", str(run_dir.root), "--resume", "auto", "--config", str(config))
     commands = [(*check_command, "--launch", str(launch)), training] if settings.check_nodes else [training]
     code = EXIT_FINISHED
+    failures: list[Failure] = []
     for command in commands:
         with node_files(run_dir, launch, place.index) as files:
             further = files.environment
             starts = worker_starts(command, place, num_workers, launch, on_gpu=num_gpus > 0, further=further)
             switch = switch_for(launch, place, files, pipes=collectives_pipes())
-            code = run_workers(starts, kill_switch=switch, beside=files.gathering())
+            code = run_workers(starts, kill_switch=switch, beside=files.gathering(), note=failures.append)
         if code != EXIT_FINISHED:
             break
     remove_pipes(collectives_pipes(), range(place.index * num_workers, (place.index + 1) * num_workers))
     try:
-        write_node_end(launch, place.index, NodeEnd(host=socket.gethostname(), exit_code=code))
+        failure = _with_log(failures[-1], node_log(launch, place.index)) if failures else None
+        write_node_end(launch, place.index, NodeEnd(host=socket.gethostname(), exit_code=code, failure=failure))
     except OSError as error:  # srun passes the code on too
         complain(f"the end of this node cannot be written into {launch}: {error.strerror}")
     return code
+
+
+def _with_log(failure: Failure, log: Path) -> Failure:
+    """Return a failure with the end of its rank's output, which for rank 0 the batch script sends to the node's log."""
+    if failure.log is not None or failure.rank is None or not log.is_file():
+        return failure
+    return failure.model_copy(update={"log": str(log), "last_lines": tuple(last_lines(log, failure.rank))})
 
 
 def _refuse(launch: Path, place: NodePlace, num_gpus: int, num_workers: int, *, take_another: bool) -> NoReturn:

@@ -16,6 +16,7 @@ from harness.channels.parts import Part, header_problems
 from harness.config.schema import Config
 from harness.doctor.facts import SHARED_FILE_SYSTEMS, file_system_of
 from harness.errors import ConfigError, DataError
+from harness.launch.alerts_check import alert_notes, alert_problems
 from harness.launch.gpu_request import gpu_flag_problems
 from harness.launch.requirements import parallel_sections
 from harness.launch.slurm import flag_problems, seconds_of, variable_problems
@@ -149,6 +150,14 @@ def _channel_problems(path: Path, vocab_size: int) -> Iterator[str]:
         else:
             sound.append(part)
     yield from header_problems(sound, vocab_size)
+
+
+def _alerts(request: Request) -> Iterator[str]:
+    yield from alert_problems(request.config)
+
+
+def _alert_notes(request: Request) -> Iterator[str]:
+    yield from alert_notes(request.config, names_set())
 
 
 def _job_files(request: Request) -> Iterator[str]:
@@ -293,6 +302,7 @@ _ERRORS: dict[str, Check] = {
     "tokenizer: it can be read, and the channels were made with it": _tokenizer,
     "channels: files, sizes and index headers of all parts": _channels,
     "environment file and container image": _job_files,
+    "alerts: every address is understood, and its package is installed": _alerts,
     "flags for sbatch, and the request for GPUs": _flags,
     "time limit and lead time": _time,
     "run directory: it can be written, and nobody trains there": _run_directory,
@@ -306,6 +316,7 @@ _WARNINGS: tuple[Check, ...] = (
     _told_phases,
     _lead_time,
     _waiting_commands,
+    _alert_notes,
     _spanning_groups,
     _packages_of_many_nodes,
     _shortages,

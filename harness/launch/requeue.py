@@ -49,6 +49,8 @@ _FINAL = {
     EXIT_BAD_DATA: Verdict(action=Action.STOP, alert=True, reason="bad data or checkpoint"),
 }
 """Exit codes after which no restart helps, whatever happened before."""
+QUIET_EXITS = (EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON)
+"""Exit codes of launches in which nothing went wrong."""
 
 
 def decide_resume(history: Sequence[LaunchEnd], settings: LaunchConfig, *, is_taken: bool = False) -> Verdict:
@@ -65,7 +67,7 @@ def decide_resume(history: Sequence[LaunchEnd], settings: LaunchConfig, *, is_ta
         return _FINAL[last.exit_code]
     if is_taken:
         return Verdict(action=Action.STOP, alert=False, reason="the job was cancelled, or preempted by Slurm")
-    cause = _cause(last)
+    cause = ending_text(last.exit_code)
     if last.progressed:
         return Verdict(action=Action.REQUEUE, alert=False, reason=f"{cause}; it had saved something new")
     in_vain = list(itertools.takewhile(lambda end: not end.progressed, reversed(history)))
@@ -79,13 +81,16 @@ def decide_resume(history: Sequence[LaunchEnd], settings: LaunchConfig, *, is_ta
     return Verdict(action=Action.REQUEUE, alert=False, reason=counted)
 
 
-def _cause(end: LaunchEnd) -> str:
-    if end.exit_code is None:
+def ending_text(exit_code: int | None) -> str:
+    """Return in words how a launch ended; None is the code of one that left no word."""
+    if exit_code is None:
         return "the job was killed or requeued from outside"
-    if end.exit_code == EXIT_REQUEUE:
+    if exit_code in _FINAL:
+        return _FINAL[exit_code].reason
+    if exit_code == EXIT_REQUEUE:
         return "stopped before the end, to be continued"
-    if end.exit_code == EXIT_INTERNAL:
+    if exit_code == EXIT_INTERNAL:
         return "failed with an internal error"
-    if end.exit_code > 128:
-        return f"killed by signal {end.exit_code - 128}"
-    return f"failed with exit code {end.exit_code}"
+    if exit_code > 128:
+        return f"killed by signal {exit_code - 128}"
+    return f"failed with exit code {exit_code}"

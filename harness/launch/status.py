@@ -1,42 +1,35 @@
-"""`harness status`: state and progress of a run, from its files alone, so that it works on a login node."""
+"""`harness status`: state and progress of a run, from its files and, where they are not enough, from Slurm."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from statistics import median
 from typing import Any
 
+from harness.alerts.shown import alert_lines, alerts_shown
 from harness.config.load import load_config
 from harness.errors import ConfigError, UsageError
 from harness.json_text import parse_json
 from harness.launch.diagnosis import slow_computers
-from harness.launch.requeue import Action
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
-from harness.run.event_types import AnyEvent, Exit
 from harness.run.events import event_line, last_events
 from harness.run.files import require_readable
 from harness.run.heartbeats import active_beats, read_beats
-from harness.run.launches import LaunchRecord, launches
-from harness.run.lines import last_lines
-from harness.run.lock import owner_of
+from harness.run.launches import LaunchRecord
 from harness.run.metric_names import LM_LOSS
 from harness.run.paths import RunDir
-from harness.run.records import StepRecord, from_json_line
+from harness.run.watcher_presence import watcher_text
+from harness.run_state.facts import gather
+from harness.run_state.slurm_job import Ask, ask_slurm
+from harness.run_state.state import OVER, RUNNING, Word, duration_text, late_text, since_text, state_of
 
 NUM_EVENTS = 5
 _NUM_SLOW = 8
-_TAIL_BYTES = 256 * 1024
+_NUM_ALERTS = 5
 _LONG_S = 1000 * 365 * 86400.0
-_EXIT_STATES = {
-    0: "finished",
-    75: "stopped, to be continued",
-    76: "stopped, a person must look",
-    77: "stopped by a person",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +38,23 @@ class Status:
 
     run: str
     state: str
+    """A word of `harness.run_state.state.Word`."""
     reason: str | None
     """Reason for the state, if it is known."""
+    since: float | None
+    """Time at which the state began, in seconds since 1970, if it is known."""
+    needs_person: bool
+    """True if nothing gets better by itself."""
+    cause: Mapping[str, Any] | None
+    """The first failure of the newest launch, with the end of its rank's log."""
     job_id: str | None
     launch: int | None
     step: int | None
     train_steps: int | None
+    step_age_s: float | None
+    """Age of the last step, or of the launch if that is younger."""
+    late: str | None
+    """Says so if the last step is older than is usual for this run."""
     loss: float | None
     step_time_s: float | None
     tokens_per_second: float | None
@@ -58,46 +62,59 @@ class Status:
     slow: tuple[str, ...]
     """Ranks whose device is slow, with their hosts, the slowest first."""
     log: str | None
+    watcher: str | None
+    """Whether a watcher watches the run, where and since when."""
+    alerts: Mapping[str, Any]
+    """Alerts that are open, what waits to be delivered, and how deliveries go."""
     events: tuple[Mapping[str, Any], ...]
 
 
-def status_of(run_dir: RunDir, now: float | None = None) -> Status:
-    """Return state and progress of the run.
+def status_of(run_dir: RunDir, now: float | None = None, ask: Ask = ask_slurm) -> Status:
+    """Return state and progress of the run. `ask` asks Slurm about a job.
 
     Raises:
         UsageError: There is no such run.
         OSError: Its events or metrics cannot be read.
     """
     now = time.time() if now is None else now
-    known = launches(run_dir)
-    if not known:
+    facts = gather(run_dir, ask, now)
+    if facts is None:
         raise UsageError(
             f"{run_dir.root} is not a run directory: nothing was launched there; give the directory that training "
             "printed at its start, such as runs/NAME"
         )
     require_readable(run_dir.events, run_dir.metrics)
     events = last_events(run_dir.events)
-    records = [record for line in last_lines(run_dir.metrics, _TAIL_BYTES) if (record := from_json_line(line))]
-    state, reason = _state(run_dir, known, events, now)
-    started = [record for record in known if record.launch is not None]
+    state, records = state_of(facts), facts.records
+    started, is_running = facts.started, state.word in RUNNING
     train_steps = _train_steps(run_dir, started)
-    step_s = _step_seconds(records)
+    step_s = facts.usual_step_s
     last = records[-1] if records else None
     tokens = (last.consumed_tokens - records[-2].consumed_tokens) if last and len(records) > 1 else 0
+    late = late_text(facts) if is_running and state.word is not Word.STARTING else None
+    time_left_s = max(0, train_steps - last.step) * step_s if last and train_steps and step_s else None
+    cause = started.ended.cause if started is not None and started.ended is not None else None
     return Status(
         run=str(run_dir.root),
-        state=state,
-        reason=reason,
-        job_id=known[-1].job_id,
-        launch=started[-1].number if started else None,
+        state=state.word,
+        reason=state.reason,
+        since=state.since,
+        needs_person=state.needs_person,
+        cause=None if cause is None else cause.model_dump(mode="json"),
+        job_id=facts.newest.job_id,
+        launch=started.number if started else None,
         step=last.step if last else None,
         train_steps=train_steps,
+        step_age_s=facts.step_age_s,
+        late=late,
         loss=last.values.get(LM_LOSS) if last else None,
         step_time_s=step_s,
         tokens_per_second=tokens / step_s if tokens > 0 and step_s else None,  # a rollback goes back
-        time_left_s=max(0, train_steps - last.step) * step_s if last and train_steps and step_s else None,
-        slow=_slow(run_dir, started),
-        log=_log(run_dir, known[-1]),
+        time_left_s=None if late or state.word in OVER else time_left_s,
+        slow=_slow(run_dir, started) if is_running else (),
+        log=_log(run_dir, facts.newest),
+        watcher=watcher_text(run_dir, now, is_wanted=is_running),
+        alerts=alerts_shown(run_dir),
         events=tuple(parse_json(event_line(event, event.time)) for event in events[-NUM_EVENTS:]),
     )
 
@@ -106,69 +123,56 @@ def status_text(status: Status) -> str:
     """Return the status as text for people."""
     fields: list[tuple[str, str | None]] = [
         ("run", status.run),
-        ("state", status.state + (f": {status.reason}" if status.reason else "")),
+        ("state", _state_text(status)),
+        ("cause", None if status.cause is None else status.cause["text"]),
         ("job", status.job_id),
         ("launch", None if status.launch is None else str(status.launch)),
         ("step", None if status.step is None else f"{status.step:,} of {status.train_steps or 0:,}"),
         ("loss", None if status.loss is None else f"{status.loss:.4f}"),
+        ("last step", _last_step(status)),
         ("speed", _speed(status)),
         ("time left", None if status.time_left_s is None else _duration(status.time_left_s)),
         ("slow", ", ".join(status.slow[:_NUM_SLOW]) + (" …" if len(status.slow) > _NUM_SLOW else "") or None),
         ("log", status.log),
+        ("watcher", status.watcher),
+        *(("alert", text) for text in alert_lines(status.alerts, _NUM_ALERTS)),
     ]
     lines = [f"{name:<10} {value}" for name, value in fields if value is not None]
-    return "\n".join([*lines, *(f"{'event':<10} {_event_text(event)}" for event in status.events)])
+    lines += [f"{'event':<10} {_event_text(event)}" for event in status.events]
+    if status.cause is not None and status.cause["last_lines"]:
+        lines += [f"the end of {status.cause['log']}:", *(f"  {line}" for line in status.cause["last_lines"])]
+    return "\n".join(lines)
 
 
-def _state(
-    run_dir: RunDir, known: Sequence[LaunchRecord], events: Sequence[AnyEvent], now: float
-) -> tuple[str, str | None]:
-    """Return the state and its reason."""
-    last = known[-1]
-    if (owner := owner_of(run_dir)) is not None:
-        return "training", str(owner)
-    if last.launch is None:
-        return "queued", None
-    if last.ended is not None:
-        requeued = last.ended.action == Action.REQUEUE
-        return ("requeued" if requeued else "stopped"), last.ended.reason
-    exits = [event for event in events if isinstance(event, Exit) and event.time >= last.begun]
-    if exits:
-        return _EXIT_STATES.get(exits[-1].exit_code, "failed"), exits[-1].reason
-    if any(beat.time >= last.begun and not beat.is_quiet(now) for beat in read_beats(run_dir)):
-        return "training", None
-    return "gone", "it was killed, or its node is: it left no word"
+def _state_text(status: Status) -> str:
+    since = "" if status.since is None else f" since {since_text(status.since)}"
+    reason = f": {status.reason}" if status.reason else ""
+    return f"{status.state}{since}{reason}" + (" (a person must look)" if status.needs_person else "")
 
 
-def _slow(run_dir: RunDir, started: Sequence[LaunchRecord]) -> tuple[str, ...]:
+def _last_step(status: Status) -> str | None:
+    """Return how old the last step is, of a run that should make steps."""
+    if status.step_age_s is None or status.state not in (Word.TRAINING, Word.EVALUATING, Word.SAVING):
+        return None
+    return status.late or f"{duration_text(status.step_age_s)} ago"
+
+
+def _slow(run_dir: RunDir, started: LaunchRecord | None) -> tuple[str, ...]:
     """Return the ranks of the newest launch whose device is slow."""
-    if not started:
+    if started is None:
         return ()
-    active = [beat for beat in active_beats(read_beats(run_dir)) if beat.time >= started[-1].begun]
+    active = [beat for beat in active_beats(read_beats(run_dir)) if beat.time >= started.begun]
     return tuple(f"rank {beat.rank} on {beat.host}" for beat in slow_computers(active))
 
 
-def _train_steps(run_dir: RunDir, started: Sequence[LaunchRecord]) -> int | None:
-    world_size = started[-1].world_size if started else None
+def _train_steps(run_dir: RunDir, started: LaunchRecord | None) -> int | None:
+    world_size = None if started is None else started.world_size
     try:
         config = load_config(run_dir.config)
         steps = make_plan(config, phase_world_sizes(config, world_size)).train_steps if world_size else None
     except ConfigError:  # written by another version
         return None
     return steps if steps is None else min(steps, config.run.stop_at_step or steps)
-
-
-def _step_seconds(records: Sequence[StepRecord]) -> float | None:
-    """Return the median time from one record to the next, that is of a step with everything that belongs to it.
-
-    None without two records, or where a clock went back.
-    """
-    gaps = [
-        later.time - earlier.time
-        for earlier, later in zip(records, records[1:], strict=False)
-        if (later.attempt, later.step) == (earlier.attempt, earlier.step + 1)
-    ]
-    return usual if gaps and (usual := median(gaps)) > 0 else None
 
 
 def _duration(seconds: float) -> str:

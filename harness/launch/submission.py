@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import harness.launch as here
+from harness.alerts.desk import AlertDesk
+from harness.alerts.trial import send_test
 from harness.config.load import load_config
 from harness.errors import ConfigError, UsageError
 from harness.launch.preflight import CHECKED, Request, check_request
 from harness.launch.slurm import Job, dependency_problems, sbatch_command, submit
+from harness.parallel.environment import alert_addresses
 from harness.run.files import replace_file
 from harness.run.launch_folder import make_run, write_config
 from harness.run.launches import CONFIG, SUBMISSION, GitState, Submission, write_launch_file
@@ -36,6 +39,8 @@ class Options:
     dependency: str | None = None
     """Passed to Slurm, such as `afterany:4711`."""
     dry_run: bool = False
+    test_alert: bool = False
+    """Send a message to every place for alerts first."""
 
 
 def launch(
@@ -47,9 +52,12 @@ def launch(
 
     Raises:
         ConfigError: Something is wrong with the run. Nothing was queued or written.
-        UsageError: Slurm is not here or refused the job, or the batch scripts are missing.
+        UsageError: Slurm is not here or refused the job, the batch scripts are missing, or a place did not take the
+            test alert.
     """
     request = preflight(config_path, overrides, options, show)
+    if options.test_alert:
+        send_test(AlertDesk.of(request.run_dir, request.config, alert_addresses()), show)
     script = slurm_dir / "train.sbatch"
     if not script.is_file():
         raise UsageError(f"there is no {script}; install harness from its source tree (`pip install -e .`)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,11 +18,13 @@ from harness.launch.held_signals import next_signal
 from harness.launch.node_log import last_lines
 from harness.parent_death import follow_parent
 from harness.run.files import open_to_append
+from harness.run.launches import Failure
 from harness.say import say
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 _BLOCKED = (*FORWARDED, signal.SIGHUP, signal.SIGCHLD)
 _LOOK_EVERY_S = 1.0
+_MOST_OF_A_LINE = 500
 _ASK_EVERY_S = 5.0
 """Time between two looks for a request to kill. The request is on a file system that all nodes of the job read."""
 ALL_HAVE_ASKED_S = 2 * _ASK_EVERY_S
@@ -46,6 +49,8 @@ class WorkerStart:
     environment: Mapping[str, str]
     log: Path | None
     """File to append its output to, which workers may share; None for the terminal."""
+    pass_descriptors: Sequence[int] = ()
+    """Open files that it inherits, such as the run's lock."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +70,11 @@ class KillSwitch:
 def run_workers(
     starts: Sequence[WorkerStart],
     *,
-    pass_descriptors: Sequence[int] = (),
     patience: Patience | None = None,
     kill_switch: KillSwitch | None = None,
     beside: AbstractContextManager[None] | None = None,
     show: Callable[[str], None] | None = None,
+    note: Callable[[Failure], None] | None = None,
 ) -> int:
     """Run workers, one per rank in order of rank, until all have ended; return the exit code of all together.
 
@@ -78,9 +83,9 @@ def run_workers(
     lost or deadly while it starts. If this process dies, its workers die too, or, once they train, get SIGTERM. Call it
     from the main thread.
 
-    Workers inherit the open files `pass_descriptors`, such as the run's lock. `beside` is entered once all were
+    `beside` is entered once all were
     started, and left when all have ended: it may start threads. `show` shows a line to people, by default
-    on standard error.
+    on standard error. `note` takes the failure that caused the others, if there was one.
 
     Returns:
         The code of the failure that caused the others (`root_failure`); that of the lowest rank if none failed.
@@ -89,9 +94,12 @@ def run_workers(
         workers = Workers(watched, patience or Patience(), show or write_to_stderr, kill_switch)
         try:
             for start in starts:
-                workers.start(start, pass_descriptors, logs)
+                workers.start(start, logs)
             with beside or nullcontext():
-                return workers.watch()
+                code = workers.watch()
+            if note is not None and (failure := workers.failure()) is not None:
+                note(failure)
+            return code
         finally:
             workers.kill()
 
@@ -124,7 +132,7 @@ class Workers:
         self._answered: float | None = None
         self._spared_until: float | None = None
 
-    def start(self, start: WorkerStart, pass_descriptors: Sequence[int], logs: ExitStack) -> None:
+    def start(self, start: WorkerStart, logs: ExitStack) -> None:
         """Start a worker. Its rank is RANK in its environment, or the number of workers before it."""
         rank = int(start.environment.get("RANK", len(self._logs)))
         output = None if start.log is None else open_to_append(start.log)
@@ -137,7 +145,7 @@ class Workers:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            pass_fds=pass_descriptors,
+            pass_fds=start.pass_descriptors,
             process_group=0,  # a terminal's Ctrl-C goes to this process only, which passes it on
             preexec_fn=lambda: _prepare_worker(launcher),
         )
@@ -187,7 +195,7 @@ class Workers:
     def _note_ends(self) -> None:
         """Record the workers that ended, and set the others a time limit."""
         ended = [
-            WorkerExit(rank=rank, return_code=code)
+            WorkerExit(rank=rank, return_code=code, time=time.time())
             for rank, worker in self._running.items()
             if (code := worker.poll()) is not None
         ]
@@ -234,16 +242,36 @@ class Workers:
 
     def _kill_running(self, cause: str, *, is_failure: bool) -> None:
         """Kill the workers that still run. A failure counts as one of the lowest rank: which one failed is unknown."""
-        self._show(f"killed: rank {', '.join(map(str, self._running))}{cause}")
+        told = f"killed: rank {', '.join(map(str, self._running))}{cause}"
+        self._show(told)
         if is_failure:
             first = min(self._running)
-            self._ends[first] = WorkerExit(rank=first, return_code=EXIT_INTERNAL)
+            self._ends[first] = WorkerExit(rank=first, return_code=EXIT_INTERNAL, time=time.time(), told=told)
             self._reported = True
         self._gave_up = True
         self._send(signal.SIGKILL)
 
     def _failure(self) -> WorkerExit | None:
         return None if self._killed_by_person else root_failure(list(self._ends.values()))
+
+    def failure(self) -> Failure | None:
+        """Return the failure that caused the others, with the end of its rank's output; None if there was none."""
+        end = self._failure()
+        if end is None:
+            return None
+        log = self._logs[end.rank]
+        lines: list[str] = []
+        with suppress(OSError):
+            lines = [] if log is None else last_lines(log, end.rank)
+        return Failure(
+            rank=end.rank,
+            host=socket.gethostname(),
+            text=str(end),
+            return_code=end.return_code,
+            time=round(end.time, 3),
+            log=None if log is None else str(log),
+            last_lines=tuple(line[:_MOST_OF_A_LINE] for line in lines),
+        )
 
     def _report(self) -> None:
         """Report the failure once, when all workers that could say more about it have ended or had their time."""

@@ -18,12 +18,19 @@ COLLECTIVES_DUMP = "TORCH_FR_DUMP_TEMP_FILE"
 """Torch's variable with the beginning of the path of a rank's last collectives; the rank follows."""
 LOG_LABEL = "HARNESS_LOG_LABEL"
 """Variable with what a rank writes before each of its lines, because it shares its log with others."""
+ALERT_URLS = "HARNESS_ALERT_URLS"
+"""Variable with further addresses of alerts, with spaces between them."""
 _MOST_DIGITS = 9
 """Digits of a number of ranks; Python itself stops at 4,300."""
 _MOST_PORT = 65534
 """The check of the nodes takes the port behind it."""
 _STALE_PREFIXES = ("TORCHELASTIC_",)
 _STALE_NAMES = ("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE")
+
+
+def alert_addresses(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return the addresses of alerts that the environment names."""
+    return tuple(environ.get(ALERT_URLS, "").split())
 
 
 @dataclass(frozen=True, kw_only=True)

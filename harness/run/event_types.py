@@ -87,6 +87,8 @@ class LaunchEnded(Event):
     alert: Flag = False
     """True if a person must look."""
     reason: Reason = ""
+    cause: Text | None = None
+    """The first failure, in words; None if there was none."""
 
 
 class Saved(StepEvent):

@@ -28,7 +28,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from harness.errors import EXIT_REQUEUE, UsageError
 from harness.run.checkpoints.entries import Checkpoint, entries_in
-from harness.run.field_types import MOST_RANKS, Count, Flag, Text
+from harness.run.field_types import MOST_RANKS, Count, Flag, Rank, Seconds, Text
 from harness.run.files import replace_file
 from harness.run.own_file import read_own_json
 from harness.run.paths import RunDir
@@ -115,6 +115,24 @@ class LaunchStart(LaunchFile):
     """The newest checkpoint when the launch was opened."""
 
 
+class Failure(LaunchFile):
+    """The failure of a rank that brought a launch to its end."""
+
+    rank: Rank | None = None
+    """None where no rank is known."""
+    host: Text | None = None
+    text: Text
+    """What happened to which rank, in words."""
+    return_code: Annotated[int, Field(strict=True, ge=-255, le=255)]
+    """Exit code of its process, or minus the number of the signal that killed it."""
+    time: Seconds = 0.0
+    """Time at which its launcher noticed, in seconds since 1970."""
+    log: Text | None = None
+    """The file with its output."""
+    last_lines: tuple[Text, ...] = ()
+    """The end of its output."""
+
+
 class LaunchEnding(LaunchFile):
     """The end of a launch, and the decision about its job: `ended.json`."""
 
@@ -125,6 +143,8 @@ class LaunchEnding(LaunchFile):
     alert: Flag | None = None
     """True if a person must look."""
     reason: Text | None = None
+    cause: Failure | None = None
+    """The first failure, from which the others follow."""
 
 
 class NodeEnd(LaunchFile):
@@ -132,6 +152,8 @@ class NodeEnd(LaunchFile):
 
     host: Text
     exit_code: ExitCode
+    failure: Failure | None = None
+    """The first failure on this node; None if no worker failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,9 +264,14 @@ def node_log(folder: Path, index: int) -> Path:
     return folder / f"node_{index}.log"
 
 
+def node_end_file(folder: Path, index: int) -> Path:
+    """Return the file in which the launcher of node `index` writes down how its workers ended."""
+    return folder / f"node_{index:05d}.json"
+
+
 def write_node_end(folder: Path, index: int, end: NodeEnd) -> None:
     """Write down how the workers of node `index` ended."""
-    write_launch_file(folder / f"node_{index:05d}.json", end)
+    write_launch_file(node_end_file(folder, index), end)
 
 
 def node_ends(folder: Path) -> list[NodeEnd]:

@@ -41,7 +41,8 @@ STEERING = (
     Steering("watch/heartbeat.json", "lets a rank wait for the watcher", "trainer", "no watcher"),
     Steering("order.jsonl", "quarantine, adopted parts, samples to skip", "trainer", "refuses to start"),
     Steering("config.yaml", "the watcher's command, addresses and limits", "watcher", "refuses to watch"),
-    Steering("watch/state.json", "alerts and commands that are due", "watcher", "refuses to watch"),
+    Steering("watch/state.json", "commands that are due", "watcher", "refuses to watch"),
+    Steering("watch/alerts.json", "alerts that are due", "watcher, launcher", "put aside, and people are told"),
 )
 """Everything that steers a run, beside the checkpoints, which a key can sign (`checkpoint.signature_key_file`)."""
 

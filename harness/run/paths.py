@@ -9,7 +9,7 @@
       checkpoints/step_0012000/  checkpoints/step_0012000.partial/   (the latter is being written)
       evidence/step_0012040.jsonl
       heartbeats/node_00000.json  heartbeats/rank_00000.json   (the latter of a rank without our launcher)
-      watch/state.json  alerts.jsonl  heartbeat.json  report.md  lock
+      watch/state.json  alerts.jsonl  alerts.json  heartbeat.json  report.md  lock
       launches/0001/
 ```
 """
@@ -83,7 +83,9 @@ class RunDir:
     watch_state = _Inside("watch/state.json")
     """Everything that the watcher knows of the run; see `harness.watch.saved_state`."""
     watch_alerts = _Inside("watch/alerts.jsonl")
-    """One JSON object per alert; see `harness.watch.alerts`."""
+    """One JSON object per alert; see `harness.alerts.desk`."""
+    alert_book = _Inside("watch/alerts.json")
+    """The alerts that are open, and what waits to be delivered; see `harness.alerts.book`."""
     watch_heartbeat = _Inside("watch/heartbeat.json")
     """The watcher's own heartbeat; see `harness.run.watcher_presence`."""
     watch_report = _Inside("watch/report.md")
@@ -146,6 +148,18 @@ class RunDir:
             raise UsageError(
                 f"{self.root} is not a run directory: there is no config.yaml in it; "
                 "give the directory that training printed at its start, such as runs/NAME"
+            )
+
+    def require_launched(self) -> None:
+        """Return if something was launched, or at least submitted, in this directory.
+
+        Raises:
+            UsageError: Nothing was.
+        """
+        if not self.launches.is_dir():
+            raise UsageError(
+                f"{self.root} is not a run directory: nothing was launched there; give the directory that training "
+                "printed at its start, such as runs/NAME"
             )
 
     def make_folders(self) -> None:

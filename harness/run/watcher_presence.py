@@ -9,7 +9,7 @@ import time
 
 from pydantic import BaseModel
 
-from harness.run.field_types import Flag, Seconds
+from harness.run.field_types import Count, Flag, Seconds, Text
 from harness.run.files import replace_file
 from harness.run.own_file import is_own_file
 from harness.run.paths import RunDir
@@ -24,6 +24,8 @@ class _Beat(BaseModel):
 
     time: Seconds
     may_order: Flag = True
+    host: Text = "?"
+    pid: Count = 0
 
 
 def write_watcher_beat(run_dir: RunDir, *, step: int, may_command: bool) -> None:
@@ -41,3 +43,15 @@ def is_watched(run_dir: RunDir) -> bool:
     """Return whether a watcher of this user that may give commands has written its heartbeat within the last minute."""
     beat = read_if_valid(run_dir.watch_heartbeat, _Beat) if is_own_file(run_dir.watch_heartbeat) else None
     return beat is not None and beat.may_order and abs(time.time() - beat.time) <= _MOST_SILENCE_S
+
+
+def watcher_text(run_dir: RunDir, now: float, *, is_wanted: bool) -> str | None:
+    """Return in words whether a watcher watches the run; None if it need not, and none does."""
+    beat = read_if_valid(run_dir.watch_heartbeat, _Beat)
+    if beat is None:
+        return "none: nobody watches for spikes and hangs" if is_wanted else None
+    age_s = max(0.0, now - beat.time)
+    if age_s <= _MOST_SILENCE_S:
+        only = "" if beat.may_order else ", and only looks: it gives no commands and tells nobody"
+        return f"process {beat.pid} on {beat.host} looked {age_s:.0f} s ago{only}"
+    return f"none: the last one, on {beat.host}, has been silent for {age_s:.0f} s" if is_wanted else None

@@ -7,14 +7,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.alerts.alert import Alert, Kind
+from harness.alerts.desk import AlertDesk
+from harness.alerts.looks import look_at
 from harness.run.commands.giving import give_once, is_answered
 from harness.run.commands.requests import AnyRequest
 from harness.run.event_types import Seen, StepEvent
 from harness.run.events import append_event, last_events
 from harness.run.paths import RunDir
-from harness.watch.alerts import Alerts
 from harness.watch.saved_state import WatchState
 from harness.watch.verdict import Verdict
+
+_SPIKE, _NOT_FINITE = "spike", "not-finite"
+
+
+def spike_key(channel: str, start: int) -> str:
+    """Return the key of the alert about an episode."""
+    return f"{_SPIKE}-{channel}-{start}"
+
+
+def not_finite_key(channel: str) -> str:
+    """Return the key of the alert about a loss that is not finite."""
+    return f"{_NOT_FINITE}-{channel}"
 
 
 class WatcherEvents:
@@ -44,7 +58,7 @@ class Outputs:
     """The outputs of a watcher."""
 
     events: WatcherEvents
-    alerts: Alerts
+    alerts: AlertDesk
     show: Callable[[str], None]
     """Prints a line to the terminal."""
     may_command: bool = True
@@ -65,11 +79,22 @@ class Announcer:
         """Write an event of the watcher; return False if one of this id was written before."""
         return self.outputs.events.write(f"{self.state.attempt}-{event_id}", event)
 
-    def alert(self, kind: str, text: str) -> None:
-        """Alert people and print the text, unless the run's past is being read."""
-        if not self.is_history:
+    def alert(self, alert: Alert, seen_id: str | None = None) -> None:
+        """Alert people and print the text, unless the run's past is being read.
+
+        What was seen before, under the same `seen_id`, is not told again: the watcher may have been killed since.
+        """
+        if self.is_history:
+            return
+        if alert.look is None:
+            alert = alert.model_copy(update={"look": look_at(alert.kind, self.run_dir, alert.step)})
+        if self.outputs.alerts.tell(alert, None if seen_id is None else f"{self.state.attempt}-{seen_id}"):
+            self.outputs.show(alert.text)
+
+    def over(self, key: str, text: str) -> None:
+        """Tell people that a thing is over, if it was open."""
+        if not self.is_history and self.outputs.alerts.end(key, text, self.state.step):
             self.outputs.show(text)
-            self.outputs.alerts.alert(self.state, kind, text)
 
     def verdict(self, verdict: Verdict) -> None:
         """Write a verdict down as an event, and alert people of the important ones."""
@@ -84,13 +109,18 @@ class Announcer:
             z=round(verdict.z, 2),
             height=round(verdict.height, 4),
         )
-        if not self.event(f"{verdict.kind}-{verdict.channel}-{verdict.start}", seen):
-            return
+        event_id = f"{verdict.kind}-{verdict.channel}-{verdict.start}"
+        self.event(event_id, seen)
         if verdict.kind == "non-finite":
-            self.alert("spike", f"loss of {verdict.channel} is not finite at step {verdict.start}")
+            text = f"loss of {verdict.channel} is not finite at step {verdict.start}"
+            key = not_finite_key(verdict.channel)
         elif verdict.kind == "confirmed":
             moved = f"moved {verdict.direction} at step {verdict.start} ({verdict.height:+.3f} nats)"
-            self.alert("spike", f"loss of {verdict.channel} {moved}")
+            text, key = f"loss of {verdict.channel} {moved}", spike_key(verdict.channel, verdict.start)
+        else:
+            return
+        at = {"step": verdict.start, "channel": verdict.channel}
+        self.alert(Alert(key=key, kind=Kind.SPIKE, text=text, lasts=True, **at), event_id)
 
     def command(self, name: str, request: AnyRequest, reason: str) -> bool:
         """Give a command, unless the watcher may only look; return whether it waits for an answer."""

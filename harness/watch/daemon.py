@@ -13,28 +13,37 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from harness.alerts.alert import ENDED, NO_PROGRESS, Alert, Kind
+from harness.alerts.book_file import make_folder
+from harness.alerts.desk import AlertDesk
+from harness.alerts.looks import look_at
+from harness.alerts.trial import send_test
 from harness.config.load import load_config
 from harness.config.schema import Config
-from harness.errors import EXIT_REQUEUE, DataError, RunInUseError, UsageError
+from harness.errors import DataError, RunInUseError, UsageError
 from harness.run.event_types import Hung
 from harness.run.files import open_own
 from harness.run.launch_requests import request_kill
-from harness.run.lock import owner_of
+from harness.run.launches import CONFIG, launches
 from harness.run.own_file import RefusedFileError, require_own_file
 from harness.run.paths import RunDir
 from harness.run.watcher_presence import write_watcher_beat
-from harness.watch.alerts import Alerts
+from harness.run_state.state import Word
 from harness.watch.announcer import Outputs, WatcherEvents
-from harness.watch.delivery import deliveries
 from harness.watch.exposition import Address, served
 from harness.watch.hang import HangWatch
 from harness.watch.saved_state import LostStateError, WatchState, load_state, put_aside, save_state
-from harness.watch.surroundings import shortage, stall
+from harness.watch.standing import Standing, is_over_for_good
+from harness.watch.surroundings import shortage
 from harness.watch.watcher import MOST_HISTORY, Watcher
 
 _HEARTBEAT_EVERY_S = 5.0
 _SURROUNDINGS_EVERY_S = 60.0
+_STANDING_EVERY_S = 20.0
+_CONFIRM_AFTER_S = 5.0
 _RANKS_EVERY_S = 5.0
+_DISK = "disk"
+"""Key of the alert about the disk."""
 
 
 def watch(  # noqa: PLR0913 (what the command line gives)
@@ -57,26 +66,33 @@ def watch(  # noqa: PLR0913 (what the command line gives)
         RunInUseError: Another watcher watches it.
         DataError: A file of the run cannot be read, when looking once.
     """
-    run_dir.require_run()
-    config = _own_config(run_dir, config_file or run_dir.config)
-    settings = config.watch
-    places = deliveries(settings.alert_command, settings.alert_urls_file, alert_urls) if may_command else []
-    try:
-        run_dir.watch.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make {run_dir.watch}: {error.strerror}; only the user who trains may watch") from None
+    config = _own_config(run_dir, config_file or _config_of(run_dir))
+    desk = AlertDesk.of(run_dir, config, alert_urls, may_send=may_command)
+    make_folder(run_dir)
     with _holding_lock(run_dir):
-        alerts = Alerts(run_dir.watch_alerts, config.run.name, places, settings.alert_every_s)
-        state, is_anew = _remembered(run_dir, alerts, show)
-        outputs = Outputs(events=WatcherEvents(run_dir.events), alerts=alerts, show=show, may_command=may_command)
+        state, is_anew = _remembered(run_dir, desk, show)
+        outputs = Outputs(events=WatcherEvents(run_dir.events), alerts=desk, show=show, may_command=may_command)
         watcher = Watcher(run_dir, config, state, outputs, is_anew=is_anew)
         show(f"watching {run_dir.root}: {_intention(config, may_command)}")
         if once:
-            _look_once(run_dir, watcher)
+            _look_once(run_dir, watcher, Standing(run_dir, config.watch, desk, show))
+            desk.tend(is_last=True)
             _save(run_dir, watcher.state, show)
         else:
             with served(watcher.latest, metrics_at):
                 _WatchLoop(run_dir, config, watcher, outputs).run()
+
+
+def try_alerts(
+    run_dir: RunDir, config_file: Path | None, alert_urls: Sequence[str], show: Callable[[str], None]
+) -> None:
+    """Send a message to every place for the alerts of a run.
+
+    Raises:
+        UsageError: There is no such run, no place is configured, or one did not take the message.
+    """
+    config = _own_config(run_dir, config_file or _config_of(run_dir))
+    send_test(AlertDesk.of(run_dir, config, alert_urls), show)
 
 
 class _WatchLoop:
@@ -89,8 +105,13 @@ class _WatchLoop:
         self._outputs = outputs
         self._alerts = outputs.alerts
         self._show = outputs.show
-        self._last_change_s = time.monotonic()
         self._last_beat = self._last_surroundings = self._last_ranks = -_SURROUNDINGS_EVERY_S
+        self._last_standing = -_STANDING_EVERY_S
+        self._standing = Standing(run_dir, config.watch, outputs.alerts, outputs.show)
+        self._comes_back = False
+        """True if the job waits to go on, as far as the last look saw."""
+        self._times_over = 0
+        """Looks in a row in which the run was over for good."""
         limit_s = config.watch.kill_hung_after_s
         self._hang_watch = None if limit_s is None else HangWatch(run_dir, limit_s)
 
@@ -103,9 +124,10 @@ class _WatchLoop:
                 if has_ended:
                     state = self._watcher.state
                     with suppress(OSError):
-                        self._alerts.deliver(state, is_last=True)
+                        self._alerts.tend(is_last=True)
                         _save(self._run_dir, state, self._show)
-                    self._show(f"training has ended at step {state.step} with exit code {state.exit_code}")
+                    code = "" if state.exit_code is None else f" with exit code {state.exit_code}"
+                    self._show(f"training has ended at step {state.step}{code}")
                     return
                 leaving.wait(self._settings.poll_s)
 
@@ -113,7 +135,6 @@ class _WatchLoop:
         """Look once. An error of the disk does not end the watcher: it tries again in the next round."""
         try:
             if self._watcher.look():
-                self._last_change_s = time.monotonic()
                 _save(self._run_dir, self._watcher.state, self._show)
             self._beat()
             self._check_surroundings()
@@ -122,9 +143,24 @@ class _WatchLoop:
             self._show(f"warning: {error}")
 
     def _has_ended(self) -> bool:
-        """Return whether the newest launch has ended for good and nobody holds the run's lock."""
-        code = self._watcher.state.exit_code
-        return code is not None and code != EXIT_REQUEUE and owner_of(self._run_dir) is None
+        """Look where the run stands; return whether it was over for good twice in a row.
+
+        It is looked at more often when the trainer has left.
+        """
+        now = time.monotonic()
+        is_ending = self._watcher.state.exit_code is not None and not self._comes_back
+        every_s = 0.0 if is_ending or self._times_over else _STANDING_EVERY_S
+        if now - self._last_standing < every_s:
+            return False
+        self._last_standing = now
+        try:
+            state = self._standing.look()
+        except (OSError, UsageError) as error:
+            self._show(f"warning: {error}")
+            return False
+        self._comes_back = state is not None and state.word in (Word.REQUEUED, Word.QUEUED, Word.HELD)
+        self._times_over = self._times_over + 1 if state is not None and is_over_for_good(state) else 0
+        return self._times_over > 1
 
     def _beat(self) -> None:
         """Write the watcher's own heartbeat."""
@@ -135,18 +171,17 @@ class _WatchLoop:
         write_watcher_beat(self._run_dir, step=self._watcher.state.step, may_command=self._outputs.may_command)
 
     def _check_surroundings(self) -> None:
-        """Alert people if nothing is recorded any more, or the disk is nearly full."""
+        """Alert people if the disk is nearly full."""
         now = time.monotonic()
-        if now - self._last_surroundings < min(_SURROUNDINGS_EVERY_S, self._settings.stalled_after_s):
+        if now - self._last_surroundings < _SURROUNDINGS_EVERY_S:
             return
         self._last_surroundings = now
-        state = self._watcher.state
-        is_running = state.exit_code is None
-        stalled = stall(self._run_dir, self._settings, now - self._last_change_s) if is_running else None
-        for kind, text in (("stalled", stalled), ("disk", shortage(self._run_dir, self._settings))):
-            if text is not None:
-                self._show(text)
-                self._alerts.alert(state, kind, text)
+        if (text := shortage(self._run_dir, self._settings)) is None:
+            self._alerts.end(_DISK, f"at least {self._settings.least_free_gib:g} GiB are free again")
+            return
+        self._show(text)
+        look = look_at(Kind.DISK, self._run_dir)
+        self._alerts.tell(Alert(key=_DISK, kind=Kind.DISK, text=text, lasts=True, look=look))
 
     def _check_for_hang(self) -> None:
         """Alert people if a launch hangs, and have it killed if the watcher may.
@@ -167,7 +202,9 @@ class _WatchLoop:
         if self._outputs.events.write(f"hung-{hang.launch.name}", hung):
             text = f"launch {hang.launch.name} hangs: {hang.text}; {outcome}"
             self._show(text)
-            self._alerts.alert(state, "hung", text)
+            kind, key = (Kind.KILLED, ENDED) if self._outputs.may_command else (Kind.HUNG, NO_PROGRESS)
+            told = Alert(key=key, kind=kind, text=text, lasts=True, look=look_at(kind, self._run_dir), step=state.step)
+            self._alerts.tell(told, f"hung-{hang.launch.name}")
 
 
 def _own_config(run_dir: RunDir, path: Path) -> Config:
@@ -195,19 +232,37 @@ def _require_own(path: Path, *, for_execution: bool = False) -> None:
         ) from None
 
 
-def _look_once(run_dir: RunDir, watcher: Watcher) -> None:
-    """Look once.
+def _look_once(run_dir: RunDir, watcher: Watcher, standing: Standing) -> None:
+    """Look once; what would page is looked at twice.
 
     Raises:
         DataError: A file of the run cannot be read.
     """
     try:
         watcher.look()
+        state = standing.look()
+        if state is not None and state.needs_person:
+            time.sleep(_CONFIRM_AFTER_S)
+            standing.look()
     except OSError as error:
         raise DataError(f"{error.filename or run_dir.root} cannot be read: {error.strerror or error}") from None
 
 
-def _remembered(run_dir: RunDir, alerts: Alerts, show: Callable[[str], None]) -> tuple[WatchState, bool]:
+def _config_of(run_dir: RunDir) -> Path:
+    """Return the file with the configuration of a run: that of the newest submission, if none has started yet.
+
+    Raises:
+        UsageError: There is no such run.
+    """
+    if not run_dir.config.is_file():
+        for record in reversed(launches(run_dir)):
+            if (file := record.folder / CONFIG).is_file():
+                return file
+    run_dir.require_run()
+    return run_dir.config
+
+
+def _remembered(run_dir: RunDir, alerts: AlertDesk, show: Callable[[str], None]) -> tuple[WatchState, bool]:
     """Return the state to go on from, and whether it is new. People are told of one that cannot be used."""
     path, state = run_dir.watch_state, WatchState()
     try:
@@ -217,12 +272,12 @@ def _remembered(run_dir: RunDir, alerts: Alerts, show: Callable[[str], None]) ->
         text = (
             f"the memory of the watcher, {path}, {error}. It begins anew: the run is judged by the last "
             f"{MOST_HISTORY:,} records of its metrics, and earlier rollbacks count against the budget. What happened "
-            "since its last look, and alerts that were not delivered, are not sent again: see "
+            "since its last look is not told: see "
             f"`harness status {run_dir.root}` and {run_dir.watch_alerts}"
         )
         show(f"warning: {text}")
         try:
-            alerts.alert(state, "watcher", text)
+            alerts.tell(Alert(key="watcher", kind=Kind.WATCHER, text=text, look=look_at(Kind.WATCHER, run_dir)))
             show(f"the file is kept as {put_aside(path)}")
         except OSError as failure:
             show(f"warning: {failure}")

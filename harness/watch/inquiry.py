@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.alerts.alert import Alert, Kind
 from harness.errors import DataError
 from harness.run.event_fields import NamedDocuments
 from harness.run.event_types import Attributed
@@ -84,10 +85,12 @@ class Inquiry:
             documents=tuple(NamedDocuments.model_validate(each) for each in found.documents()),
             evidence=str(path),
         )
-        is_new = announcer.event(f"attributed-{asked.command}", attributed)
+        event_id = f"attributed-{asked.command}"
+        announcer.event(event_id, attributed)
         documents = f": {named(found)}" if found.dirty_samples else ""
-        if is_new:
-            announcer.alert("attributed", f"loss of {asked.channel} since step {asked.start}: {found.text}{documents}")
+        text = f"loss of {asked.channel} since step {asked.start}: {found.text}{documents}"
+        told = Alert(key=event_id, kind=Kind.ATTRIBUTED, text=text, step=asked.start, channel=asked.channel)
+        announcer.alert(told, event_id)
         if found.dirty:
             related = [each.start for each in episodes if each.start <= asked.last]
             announcer.state.dirty_starts = sorted({*announcer.state.dirty_starts, asked.start, *related})

@@ -86,12 +86,6 @@ class WatchState:
     routers: RouterState = field(default_factory=RouterState)
     exit_code: int | None = None
     """Exit code of the newest launch; None while it runs."""
-    sent: dict[str, float] = field(default_factory=dict)
-    """Time of the last message of each kind, in seconds since 1970."""
-    held_back: dict[str, int] = field(default_factory=dict)
-    """Number of alerts of each kind that were not sent since then."""
-    undelivered: list[str] = field(default_factory=list)
-    """Messages that were not delivered yet."""
 
 
 _STATE = TypeAdapter(WatchState)

@@ -46,6 +46,9 @@ def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Pa
     "written to watch/alerts.jsonl.",
 )
 @click.option(
+    "--test-alert", is_flag=True, help="Send a message to every place for alerts, and leave."
+)
+@click.option(
     "--alert-url",
     "alert_urls",
     multiple=True,
@@ -73,30 +76,37 @@ def watch(  # noqa: PLR0913 (one argument per option)
     run_dir: Path,
     once: bool,
     no_orders: bool,
+    test_alert: bool,
     alert_urls: tuple[str, ...],
     metrics_port: int | None,
     metrics_host: str,
     config_file: Path | None,
 ) -> None:
-    """Watch the run in RUN_DIR for spikes.
+    """Watch the run in RUN_DIR for spikes, hangs and its end.
 
     It alerts people of spikes, finds the documents that caused them, and rolls the run back if that is allowed, by the
-    `watch` section of the run's configuration. It ends when training has ended. If it is killed and started again, it
-    goes on where it was and gives no command twice.
+    `watch` section of the run's configuration. It also says when the run stands still, is held in Slurm's queue, or has
+    ended. It ends when training has ended. If it is killed and started again, it goes on where it was and gives no
+    command twice.
 
     \b
     Examples:
       harness watch runs/tiny
       harness watch runs/tiny --once --no-orders
       harness watch runs/tiny --metrics-port 9400
+      harness watch runs/tiny --test-alert
     """
     from harness.run.paths import RunDir
+    from harness.watch.daemon import try_alerts
     from harness.watch.daemon import watch as begin
     from harness.watch.exposition import Address
 
     def show(text: str) -> None:
         say(f"{time.strftime('%H:%M:%S')} {text}")
 
+    if test_alert:
+        try_alerts(RunDir(run_dir), config_file, alert_urls, say)
+        return
     begin(
         RunDir(run_dir),
         once=once,

@@ -7,10 +7,12 @@ marks are named after their cause, and the state is written last.
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+from harness.alerts.alert import ENDED, Kind
+from harness.alerts.alert import Alert as Told
 from harness.config.schema import Config
-from harness.errors import EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON
 from harness.run.commands import requests
 from harness.run.commands.giving import is_known
 from harness.run.event_types import (
@@ -21,12 +23,15 @@ from harness.run.event_types import (
     FileLost,
     LaunchEnded,
     PartDamaged,
+    PartsCame,
     PartsRefused,
     Resumed,
     RollbackDone,
     RollbackOrdered,
     RollbackRefused,
     RolledBack,
+    Saved,
+    SaveFailed,
     Started,
     StopOrdered,
     WaitingForParts,
@@ -35,6 +40,7 @@ from harness.run.events import kinds_of, parse_event
 from harness.run.follow import mark_of_last, new_lines
 from harness.run.paths import RunDir
 from harness.run.records import from_json_line
+from harness.watch.all_clear import spikes_over
 from harness.watch.announcer import Announcer, Outputs
 from harness.watch.detector import Detector
 from harness.watch.exposition import Latest
@@ -56,9 +62,9 @@ from harness.watch.saved import SavedCheckpoints
 from harness.watch.saved_state import WatchState
 from harness.watch.situation import due_mark, remember_alarm, rollback_request, situation
 from harness.watch.stop_report import write_report
+from harness.watch.trouble import SAVE, WAITS, trouble
 from harness.watch.verdict import ALARMS, Verdict
 
-_UNREMARKABLE_EXITS = (EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON)
 _MOST_ACTIONS = 16
 MOST_HISTORY = 20_000
 """Records of a run's past by which a watcher that begins anew judges what follows. Of the detector's memory of them the
@@ -77,9 +83,12 @@ _KINDS = kinds_of(
     Evidence,
     EvidenceRefused,
     WaitingForParts,
+    PartsCame,
     PartsRefused,
     PartDamaged,
     FileLost,
+    Saved,
+    SaveFailed,
 )
 """Kinds of the events that the watcher acts upon."""
 _STEP = re.compile(r"[0-9]{1,15}")
@@ -105,8 +114,6 @@ class Watcher:
         self._announcer = Announcer(run_dir, state, outputs, is_history=is_anew)
         self._inquiry = Inquiry(self._announcer)
         self.latest = Latest(run=config.run.name, directory=str(run_dir.root.absolute()))
-        self._given_up: str | None = None
-        """Reason why the job of the newest launch gave up; None if it did not."""
         self._detector = Detector()
         if state.detector is not None:
             self._detector.restore(state.detector)
@@ -126,18 +133,25 @@ class Watcher:
             open_starts = {episode.start for episode in self._detector.open_episodes()}
             verdicts = [verdict for verdict in verdicts if verdict.start in open_starts]
             self._announcer.is_history = False
-        if self._given_up is not None:
-            self._announcer.alert("given-up", self._given_up)
-            self._given_up = None
         self._publish()
         is_new = before != (self.state.metrics.offset, self.state.events.offset)
         if is_new and self.state.attempt >= self.state.attempt_to_await:
             self._mark()
             self._act(verdicts)
-        self._announcer.outputs.alerts.deliver(self.state)
+        if is_new:
+            self._tell_what_is_over()
+        self._announcer.outputs.alerts.tend()
         if is_new:
             self.state.detector = self._detector.save()
         return is_new
+
+    def _tell_what_is_over(self) -> None:
+        """Tell people of the spikes that they were told of and that are over."""
+        last = self.latest.record
+        if last is None or not (keys := self._announcer.outputs.alerts.open_keys(Kind.SPIKE)):
+            return
+        for key, text in spikes_over(keys, self._detector.open_episodes(), last):
+            self._announcer.over(key, text)
 
     def _publish(self) -> None:
         """Update the values that are served to Prometheus."""
@@ -162,22 +176,22 @@ class Watcher:
                 self._handle_start(event)
             case Exit():
                 self.state.exit_code = event.exit_code
-                if event.exit_code not in _UNREMARKABLE_EXITS:
-                    left = f"training left with exit code {event.exit_code} at step {event.step}"
-                    self._announcer.alert("exit", f"{left}: {event.reason}")
             case RolledBack() | RollbackRefused() | RollbackDone():
                 self._handle_rollback_answer(event)
             case Evidence():
                 self._inquiry.take(_name_of(event), Path(event.path), self._detector.open_episodes())
             case EvidenceRefused():
                 self._inquiry.give_up(_name_of(event))
-            case WaitingForParts() | PartsRefused() | PartDamaged() | FileLost():
-                self._announcer.alert(*_trouble_in_words(event))
+            case Saved():
+                self._announcer.over(SAVE, f"step {event.step} was saved")
+            case PartsCame():
+                self._announcer.over(WAITS, f"parts came, after {event.seconds:.0f} s")
+            case WaitingForParts() | PartsRefused() | PartDamaged() | FileLost() | SaveFailed():
+                self._announcer.alert(trouble(event), f"{event.kind}-{event.step}-{event.time}")
 
     def _handle_start(self, event: Started | Resumed) -> None:
         state = self.state
         state.exit_code = None
-        self._given_up = None
         is_resumed = isinstance(event, Resumed)
         state.resumed_after_step = event.step if is_resumed else None
         state.resumed = (event.attempt, event.step) if is_resumed else None
@@ -186,11 +200,9 @@ class Watcher:
             state.pending = None
 
     def _handle_launch_end(self, event: LaunchEnded) -> None:
-        """Note the end of a job's launch. A watcher that was started later also reports a job that has given up."""
+        """Note the end of a job's launch. Who decided what follows has told people."""
         if event.action == "stop":
             self.state.exit_code = event.exit_code
-        if event.alert:
-            self._given_up = f"job {event.job_id} has given up (exit code {event.exit_code}): {event.reason}"
 
     def _handle_rollback_answer(self, event: RolledBack | RollbackRefused | RollbackDone) -> None:
         """Note the outcome of a rollback, commanded by this watcher or by a person."""
@@ -202,10 +214,12 @@ class Watcher:
             state.attempt_to_await = max(state.attempt_to_await, event.attempt)
             state.resumed_after_step = event.step
             text = f"rolled back from step {event.from_step} to step {event.step}: {event.reason}"
-            self._announcer.alert("rollback", text)
+            told = Told(key=f"rollback-{command}", kind=Kind.ROLLBACK, text=text, step=event.step)
+            self._announcer.alert(told, f"rollback-{command}-{event.attempt}")
         elif isinstance(event, RollbackRefused):
             state.causes.pop(command, None)
-            self._announcer.alert("refused", f"the run did not roll back: {event.reason}; a person must look")
+            text = f"the run did not roll back: {event.reason}; a person must look"
+            self._announcer.alert(Told(key=f"refused-{command}", kind=Kind.REFUSED, text=text), f"refused-{command}")
 
     def _remember_cause(self, command: str, at_step: int, to_step: int) -> None:
         """Count a rollback that was commanded by a watcher that was killed just then, or whose state is lost."""
@@ -223,7 +237,8 @@ class Watcher:
         if is_rejected or not is_known(self._run_dir, pending):
             self.state.pending = None
             self.state.causes.pop(pending, None)
-            self._announcer.alert("refused", f"the command {pending} was {'rejected' if is_rejected else 'withdrawn'}")
+            text = f"the command {pending} was {'rejected by the run' if is_rejected else 'withdrawn'}"
+            self._announcer.alert(Told(key=f"refused-{pending}", kind=Kind.REFUSED, text=text), f"refused-{pending}")
 
     def _observe_records(self) -> list[Verdict]:
         """Return the verdicts on the new records. Each record is judged once, even if the file was replaced."""
@@ -242,7 +257,8 @@ class Watcher:
             self.latest.record = record
             collapse = watch_routers(state.routers, record.experts_by_layer, self._model)
             if collapse is not None:
-                self._announcer.alert("routers", f"{collapse} (step {record.step})")
+                told = Told(key=f"routers-{record.step}", kind=Kind.ROUTERS, text=collapse, step=record.step)
+                self._announcer.alert(told, f"routers-{record.step}")
             for verdict in self._detector.observe(loss_record(record)):
                 verdicts.append(verdict)
                 if verdict.kind in ALARMS:
@@ -288,7 +304,8 @@ class Watcher:
             self._inquiry.ask(action, verdicts, now.episodes)
             return [each for each in verdicts if each.kind != "confirmed" or each.start != action.first_step]
         if isinstance(action, Alert):
-            self._announcer.alert("advice", action.text)
+            is_drift = any(each.kind == "drift" and each.start == action.start for each in verdicts)
+            self._advise(action.text, action.start, Kind.DRIFT if is_drift else Kind.ADVICE)
             state.handled_starts.append(action.start)
             return [each for each in verdicts if each.kind != "drift" or each.start != action.start]
         assert isinstance(action, Rollback | Stop), f"{action} is an action"
@@ -306,7 +323,7 @@ class Watcher:
         skipped = request.skip_steps or (0, 0)
         words = f"a return to step {action.to_step}, skipping the samples of steps {skipped[0]} to {skipped[1]}"
         if not self._announcer.outputs.may_command:
-            self._announcer.alert("advice", f"{action.reason}: without --no-orders it would ask for {words}")
+            self._advise(f"{action.reason}: without --no-orders it would ask for {words}", action.start)
             return
         name = f"{_ROLLBACK}-{state.attempt:03d}-{action.start:07d}"
         state.causes[name] = PastRollback(at_step=state.step, start=action.start, to_step=action.to_step)
@@ -320,13 +337,19 @@ class Watcher:
             skip_steps=skipped,
             command=name,
         )
-        if self._announcer.event(name, given):
-            self._announcer.alert("order", f"{action.reason}: gave the command for {words}")
+        self._announcer.event(name, given)
+        text = f"{action.reason}: gave the command for {words}"
+        self._announcer.alert(Told(key=f"order-{name}", kind=Kind.ORDER, text=text, step=action.start), name)
+
+    def _advise(self, text: str, start: int, kind: Kind = Kind.ADVICE) -> None:
+        """Tell people what they should do, because the watcher may not."""
+        told = Told(key=f"{kind}-{start}", kind=kind, text=text, step=start)
+        self._announcer.alert(told, f"{kind}-{start}")
 
     def _stop(self, action: Stop, now: Situation) -> None:
         """Give the command to stop for a person, and write that person a report."""
         if not self._announcer.outputs.may_command:
-            self._announcer.alert("advice", f"{action.reason}: without --no-orders it would give the command to stop")
+            self._advise(f"{action.reason}: without --no-orders it would give the command to stop", action.start)
             return
         name = f"{_STOP}-{self.state.attempt:03d}-{action.start:07d}"
         path = write_report(self._run_dir, action, now)
@@ -339,24 +362,11 @@ class Watcher:
             command=name,
             report=str(path),
         )
-        if self._announcer.event(name, given):
-            text = f"{action.reason}: gave the command to stop; a person must look, see {path}"
-            self._announcer.alert("order", text)
-
-
-def _trouble_in_words(event: WaitingForParts | PartsRefused | PartDamaged | FileLost) -> tuple[str, str]:
-    """Return kind and text of the alert about trouble with files."""
-    at = f"(step {event.step})"
-    match event:
-        case WaitingForParts():
-            channels = ", ".join(event.channels)
-            return "data", f"training waits for further parts, because no data is left in {channels} {at}"
-        case PartsRefused():
-            return "data", f"parts of the data were refused: {event.reason} {at}"
-        case PartDamaged():
-            return "data", f"a part of the data is damaged: {event.reason} {at}"
-        case FileLost():
-            return "file", f"{event.reason} {at}"
+        self._announcer.event(name, given)
+        text = f"{action.reason}: gave the command to stop; a person must look, see {path}"
+        look = f"less {shlex.quote(str(path))}"
+        told = Told(key=ENDED, kind=Kind.FAILED, text=text, lasts=True, step=action.start, look=look)
+        self._announcer.alert(told, name)
 
 
 def _name_of(event: RolledBack | RollbackRefused | RollbackDone | Evidence | EvidenceRefused) -> str:

@@ -65,9 +65,17 @@ def test_workers_of_the_second_node_get_the_ranks_that_follow(launch: Path) -> N
 def test_a_worker_that_is_killed_ends_the_node_with_an_internal_error(
     launch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    body = "import os, signal, time\nif os.environ['RANK'] == '3': os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(60)"
+    body = (
+        "import os, signal, time\nif os.environ['RANK'] == '3':\n"
+        "    print('[rank 3] last words of rank 3', flush=True); os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(60)"
+    )
     assert run_node(RunDir(launch / "run"), launch, SECOND, (sys.executable, "-c", body)) == 70
-    assert node_ends(launch) == [NodeEnd(host="n2", exit_code=70)]
+    (end,) = node_ends(launch)
+    assert (end.host, end.exit_code) == ("n2", 70)
+    assert end.failure is not None
+    assert (end.failure.rank, end.failure.return_code) == (3, -9)
+    assert end.failure.text.startswith("rank 3 was killed by SIGKILL: by a person")
+    assert (end.failure.log, end.failure.last_lines) == (str(launch / "node_1.log"), ("last words of rank 3",))
     assert "rank 3 was killed by SIGKILL" in capsys.readouterr().err
 
 
@@ -80,14 +88,18 @@ def test_only_nodes_that_are_fit_train(launch: Path, check_code: int, code: int)
     log = (launch / "node_1.log").read_text()
     assert f"checked ['--launch', '{launch}']" in log
     assert ("WORLD_SIZE" in log) == (check_code == 0)
-    assert node_ends(launch) == [NodeEnd(host="n2", exit_code=code)]
+    (end,) = node_ends(launch)
+    assert (end.host, end.exit_code) == ("n2", code)
+    assert (None if end.failure is None else end.failure.return_code) == (70 if code == 70 else None)
 
 
 def test_a_launch_that_is_ordered_to_be_killed_is_killed(launch: Path, capsys: pytest.CaptureFixture[str]) -> None:
     request_kill(launch, "rank 3 is silent")
     run = RunDir(launch / "run")
     assert run_node(run, launch, SECOND, (sys.executable, "-c", "import time; time.sleep(600)")) == 70
-    assert node_ends(launch) == [NodeEnd(host="n2", exit_code=70)]
+    (end,) = node_ends(launch)
+    assert end.failure is not None
+    assert end.failure.text == "killed: rank 2, 3: rank 3 is silent"
     assert "killed: rank 2, 3: rank 3 is silent\n" in capsys.readouterr().err
     assert sorted(path.name for path in launch.glob("stacks_*")) == ["stacks_node_00001.txt"]
     assert sorted(read_stacks(launch / "stacks_node_00001.txt")) == [2, 3]

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 
 from harness import cli
+from harness.alerts.alert import Alert, Kind, RunName
+from harness.alerts.desk import AlertDesk
 from harness.errors import UsageError
 from harness.launch.status import status_of, status_text
 from harness.run.heartbeats import Activity, Beat, beat_to_json
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, to_json_line
+from harness.run_state.slurm_job import Ask, Life, SlurmJob
+from harness.run_state.state import since_text
 
 CONFIG = """\
 run: {name: small}
@@ -39,10 +43,12 @@ def write(path: Path, fields: dict[str, Any]) -> None:
     path.write_text(json.dumps(fields) + "\n")
 
 
-def start(run: RunDir) -> float:
+def start(run: RunDir, job_id: str | None = "42") -> float:
     run.config.write_text(CONFIG)
     path = run.launch(1) / "launch.json"
-    write(path, {"job_id": "42", "world_size": 2})
+    write(path, {"job_id": job_id, "world_size": 2, "submission": "0001"})
+    if job_id is None:
+        (run.launch(1) / "submission.json").unlink()
     return path.stat().st_mtime
 
 
@@ -61,21 +67,36 @@ def record(step: int, time: float, attempt: int = 0) -> str:
     )
 
 
-def state(run: RunDir, now: float | None = None) -> tuple[str, str | None]:
-    found = status_of(run, now)
+def no_slurm(job_id: str) -> SlurmJob | None:
+    """Slurm that does not answer."""
+    del job_id
+
+
+def job_that(life: Life, word: str = "", reason: str | None = None) -> Ask:
+    """Slurm that knows where a job is."""
+    return lambda job_id: SlurmJob(job_id=job_id, life=life, word=word, reason=reason)
+
+
+def state(run: RunDir, now: float | None = None, ask: Ask = no_slurm) -> tuple[str, str | None]:
+    found = status_of(run, now, ask)
     return found.state, found.reason
 
 
 def test_a_job_in_the_queue(run_dir: RunDir) -> None:
-    assert state(run_dir) == ("queued", None)
-    assert status_of(run_dir).job_id == "42"
+    waits = job_that(Life.WAITS, "PENDING", "Priority")
+    assert state(run_dir, ask=waits) == ("queued", "job 42 waits in the queue (Priority)")
+    assert status_of(run_dir, ask=waits).job_id == "42"
 
 
-def test_a_run_whose_lock_is_held_trains(run_dir: RunDir) -> None:
+def test_a_run_whose_lock_is_held_is_alive_and_slurm_is_not_asked(run_dir: RunDir) -> None:
     start(run_dir)
+
+    def ask(job_id: str) -> SlurmJob | None:
+        raise AssertionError(job_id)
+
     with RunLock(run_dir, "42"):
-        found, reason = state(run_dir)
-    assert found == "training"
+        found, reason = state(run_dir, ask=ask)
+    assert found == "starting"
     assert reason is not None
     assert "(job 42)" in reason
 
@@ -85,7 +106,11 @@ def test_a_run_with_fresh_heartbeats_trains_on_another_host(run_dir: RunDir) -> 
     beat = Beat(rank=0, host="n1", pid=1, step=3, activity=Activity.DATA, since=begun, time=begun + 60, spent_s={})
     write(run_dir.heartbeat(0), beat_to_json(beat))
     assert state(run_dir, begun + 70) == ("training", None)
-    assert state(run_dir, begun + 600) == ("gone", "it was killed, or its node is: it left no word")
+    assert state(run_dir, begun + 600)[0] == "unknown"
+    gone = status_of(run_dir, begun + 600, job_that(Life.OVER, "NODE_FAIL"))
+    assert (gone.state, gone.needs_person) == ("gone", True)
+    assert "state      gone: it was killed" in status_text(gone)
+    assert "Slurm says of job 42: NODE_FAIL (a person must look)" in status_text(gone)
 
 
 @pytest.mark.parametrize(
@@ -97,34 +122,83 @@ def test_a_launch_that_ended_says_what_follows(run_dir: RunDir, action: str, exp
     assert state(run_dir) == expected
 
 
+def test_a_failure_is_shown_with_its_first_cause_and_the_end_of_the_log(run_dir: RunDir) -> None:
+    start(run_dir)
+    cause = {"rank": 1, "text": "rank 1 was killed by SIGKILL", "return_code": -9, "log": "/x/node_1.log"}
+    ended = {"action": "stop", "alert": True, "reason": "gave up", "exit_code": 70}
+    write(run_dir.launch(1) / "ended.json", ended | {"cause": cause | {"last_lines": ["step 7", "Killed"]}})
+    found = status_of(run_dir, ask=no_slurm)
+    assert (found.state, found.needs_person) == ("failed", True)
+    lines = status_text(found).splitlines()
+    assert "state      failed: gave up; first cause: rank 1 was killed by SIGKILL (a person must look)" in lines
+    assert lines[-3:] == ["the end of /x/node_1.log:", "  step 7", "  Killed"]
+    assert found.cause is not None
+    assert found.cause["last_lines"] == ["step 7", "Killed"]
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        (0, "finished"),
-        (75, "stopped, to be continued"),
-        (76, "stopped, a person must look"),
-        (77, "stopped by a person"),
-        (70, "failed"),
+        (0, ("finished", "why")),
+        (75, ("stopped", "to be continued; why")),
+        (76, ("failed", "a person must look; why")),
+        (77, ("stopped", "by a person; why")),
+        (70, ("failed", "why")),
     ],
 )
-def test_a_run_without_slurm_tells_by_its_last_event(run_dir: RunDir, code: int, expected: str) -> None:
-    begun = start(run_dir)
+def test_a_run_without_slurm_tells_by_its_last_event(run_dir: RunDir, code: int, expected: tuple[str, str]) -> None:
+    begun = start(run_dir, job_id=None)
     write(
         run_dir.events, {"kind": "exit", "attempt": 0, "step": 1, "time": begun + 1, "exit_code": code, "reason": "why"}
     )
-    assert state(run_dir, begun + 2) == (expected, "why")
+    assert state(run_dir, begun + 2) == expected
     write(
         run_dir.events,
         {"kind": "exit", "attempt": 0, "step": 1, "time": begun - 9, "exit_code": code, "reason": "an earlier launch"},
     )
-    assert state(run_dir, begun + 2)[0] == "gone"
+    assert state(run_dir, begun + 2)[0] == "starting"
+    assert state(run_dir, begun + 200)[0] == "gone"
+
+
+def test_a_hung_run_says_how_old_its_last_step_is(run_dir: RunDir) -> None:
+    begun = start(run_dir, job_id=None)
+    run_dir.metrics.write_text("".join(record(step, begun + 0.3 * step) for step in range(1, 11)))
+    with RunLock(run_dir):
+        for activity, now in ((Activity.DATA, begun + 10), (Activity.DATA, begun + 73)):
+            beat = Beat(rank=0, host="n1", pid=1, step=10, activity=activity, since=begun, time=now, spent_s={})
+            write(run_dir.heartbeat(0), beat_to_json(beat))
+            found = status_of(run_dir, now)
+            if now < begun + 60:
+                assert "last step  7 s ago" in status_text(found).splitlines()
+                assert found.time_left_s is not None
+    assert found.late == "no step since 70 s (usual 0.3 s)"
+    assert (found.state, found.needs_person, found.time_left_s) == ("training", True, None)
+    assert "last step  no step since 70 s (usual 0.3 s)" in status_text(found).splitlines()
+
+
+def test_the_watcher_and_the_alerts_are_shown(run_dir: RunDir) -> None:
+    begun = start(run_dir, job_id=None)
+    with RunLock(run_dir):
+        text = status_text(status_of(run_dir, begun + 5))
+        assert "watcher    none: nobody watches for spikes and hangs" in text.splitlines()
+        run_dir.watch.mkdir()
+        write(run_dir.watch_heartbeat, {"time": begun, "host": "n7", "pid": 4, "step": 1, "may_order": True})
+        desk = AlertDesk(run_dir=run_dir, run=RunName(name="small", folder="r"))
+        desk.tell(Alert(key="disk", kind=Kind.DISK, text="nearly full", lasts=True))
+        found = status_of(run_dir, begun + 5)
+        assert "watcher    process 4 on n7 looked 5 s ago" in status_text(found).splitlines()
+        assert "alert      [warning] disk since " in status_text(found)
+        assert found.alerts["open"][0]["text"] == "nearly full"
+        silent = status_text(status_of(run_dir, begun + 100))
+        assert "watcher    none: the last one, on n7, has been silent for 100 s" in silent.splitlines()
 
 
 def test_speed_and_time_left_come_from_what_steps_really_took(run_dir: RunDir) -> None:
-    start(run_dir)
+    start(run_dir, job_id=None)
     lines = [record(1, 90.0), record(2, 100.0), record(1, 700.0, 1), record(2, 702.0, 1), record(3, 704.0, 1)]
     run_dir.metrics.write_text("".join(lines) + '{"attempt": 1, "st')
-    found = status_of(run_dir)
+    with RunLock(run_dir):
+        found = status_of(run_dir)
     assert (found.step, found.train_steps, found.loss) == (3, 1000, 3.25)
     assert (found.step_time_s, found.tokens_per_second, found.time_left_s) == (2.0, 1024.0, 1994.0)
 
@@ -137,10 +211,11 @@ def test_the_text_is_one_screen(run_dir: RunDir) -> None:
         {"time": begun + n, "kind": "saved", "attempt": 0, "step": n, "path": "c", "seconds": 1.5} for n in range(9)
     ]
     run_dir.events.write_text("".join(json.dumps(event) + "\n" for event in events) + "{\n")
-    lines = status_text(status_of(run_dir, begun + 5)).splitlines()
-    assert lines[:9] == [
+    with RunLock(run_dir, "42"):
+        lines = status_text(status_of(run_dir, begun + 5)).splitlines()
+    assert lines[1].startswith(f"state      starting since {since_text(begun)}: its processes start: process ")
+    assert [lines[0], *lines[2:10]] == [
         f"run        {run_dir.root}",
-        "state      gone: it was killed, or its node is: it left no word",
         "job        42",
         "launch     1",
         "step       2 of 1,000",
@@ -148,8 +223,9 @@ def test_the_text_is_one_screen(run_dir: RunDir) -> None:
         "speed      2.00 s a step, 1,024 tokens/s",
         "time left  0:33:16",
         f"log        {run_dir.launches / 'job_42.log'}",
+        "watcher    none: nobody watches for spikes and hangs",
     ]
-    assert len(lines) == 14
+    assert len(lines) == 15
     assert lines[-1].endswith("saved: step 8, path c, seconds 1.5")
 
 

@@ -24,6 +24,7 @@ model: {num_layers: 4, hidden_size: 64, num_attention_heads: 8, ffn_hidden_size:
 data: {channels: {zh: {path: zh}}}
 phases: [{name: main, train_steps: 10, seq_length: 32, global_batch_size: 64, blend: {zh: 1}}]
 optimizer: {learning_rate: 3e-4}
+watch: {alert_command: [cat]}
 """
 
 

@@ -67,11 +67,12 @@ def run(
             command=[sys.executable, "-c", body],
             environment={"RANK": str(rank)},
             log=tmp_path / f"{rank}.log",
+            pass_descriptors=descriptors,
         )
         for rank, body in enumerate(bodies)
     ]
     patience = patience or Patience(after_failure_s=0.2, after_finish_s=20)
-    return run_workers(starts, pass_descriptors=descriptors, patience=patience, show=said.append), said
+    return run_workers(starts, patience=patience, show=said.append), said
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import yaml
 from checkpoint_samples import write_checkpoint
 
+from harness.alerts.alert import RunName
+from harness.alerts.book import Rules
+from harness.alerts.desk import AlertDesk
 from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.run.checkpoints.manifest import MANIFEST_NAME, read_manifest, write_manifest
@@ -19,9 +23,9 @@ from harness.run.commands.command import Command
 from harness.run.commands.kinds import CommandKind
 from harness.run.commands.mailbox import Mailbox
 from harness.run.files import append_lines
+from harness.run.lock import RunLock
 from harness.run.paths import RunDir, step_name
 from harness.run.records import StepRecord, to_json_line
-from harness.watch.alerts import Alerts
 from harness.watch.announcer import Outputs, WatcherEvents
 from harness.watch.saved_state import WatchState, load_state, save_state
 from harness.watch.watcher import Watcher
@@ -82,6 +86,11 @@ class StandIn:
         self.run_dir.make_folders()
         self.run_dir.watch.mkdir()
         self.run_dir.config.write_text(yaml.safe_dump(values))
+        launch = self.run_dir.launch(1) / "launch.json"
+        launch.parent.mkdir(exist_ok=True)
+        launch.write_text("{}")
+        os.utime(launch, (1, 1))  # as old as the events
+        self.lock = RunLock(self.run_dir)
         self.event("started")
         self.box = Mailbox(self.run_dir)
 
@@ -92,6 +101,10 @@ class StandIn:
     def event(self, kind: str, **fields: object) -> None:
         event = {"time": 1.0, "kind": kind, "attempt": self.attempt, "step": self.step, **fields}
         append_lines(self.run_dir.events, [json.dumps(event)])
+        if kind == "exit":
+            self.lock.release()
+        elif self.lock.descriptor is None:
+            self.lock.acquire()
 
     def loss_of_sample(self, step: int) -> float:
         source = step if step < self.skipped[0] else step + self.skipped[1] - self.skipped[0]
@@ -195,7 +208,11 @@ def watcher(run: StandIn, *, may_command: bool = True, told: list[str] | None = 
     state = load_state(run.run_dir.watch / "state.json")
     outputs = Outputs(
         events=WatcherEvents(run.run_dir.events),
-        alerts=Alerts(run.run_dir.watch / "alerts.jsonl", "stand-in", (), 0.0),
+        alerts=AlertDesk(
+            run_dir=run.run_dir,
+            run=RunName(name="stand-in", folder=str(run.run_dir.root)),
+            rules=Rules(every_s=0.0),
+        ),
         show=(told if told is not None else []).append,
         may_command=may_command,
     )

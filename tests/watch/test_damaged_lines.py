@@ -36,7 +36,7 @@ EVENTS: tuple[StepEvent, ...] = (
         rotary_base=1e4, same_processes=True,
     ),
 )  # fmt: skip
-CLOCK = re.compile(r"^\d\d:\d\d:\d\d ", re.MULTILINE)
+CLOCK = re.compile(r"^\d\d:\d\d:\d\d |\"step_age_s\": [0-9.]+", re.MULTILINE)
 
 
 @pytest.fixture
@@ -45,7 +45,6 @@ def run(tmp_path: Path) -> StandIn:
     stand_in = StandIn(run_dir_in(tmp_path), changes={"least_free_gib": 0, "action": "alert"})
     stand_in.train(200)
     launch = stand_in.run_dir.launch(1)
-    launch.mkdir()
     (launch / LAUNCH).write_text('{"world_size": 1}')
     return stand_in
 

@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 from stand_in import ONSET, StandIn, run_dir_in
 
+from harness.alerts import desk
+from harness.alerts.addresses import Delivery
+from harness.alerts.alert import Message
+from harness.alerts.book import Place
+from harness.alerts.book_file import read_book
+from harness.alerts.delivery import UndeliveredError
 from harness.errors import RunInUseError, UsageError
 from harness.run.follow import Mark, new_lines
-from harness.run.lock import RunLock
 from harness.run.paths import RunDir
 from harness.watch import daemon
 from harness.watch.daemon import watch
-from harness.watch.delivery import UndeliveredError
 from harness.watch.saved_state import load_state
-from harness.watch.surroundings import shortage, stall
+from harness.watch.surroundings import shortage
 
 
 def look(run_dir: RunDir, *, once: bool = True, told: list[str] | None = None) -> None:
@@ -47,27 +51,30 @@ def test_it_ends_when_training_has_ended(tmp_path: Path) -> None:
 def test_what_nobody_has_taken_is_sent_once_more_when_training_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = ["no", "no", "yes"]
+    answers = ["no", "no", "yes", "yes"]
     taken: list[str] = []
 
-    def place(text: str) -> None:
+    def place(message: Message) -> None:
         if answers.pop(0) == "no":
             raise UndeliveredError("mail: refused")
-        taken.append(text)
+        taken.append(message.alert.text)
 
-    monkeypatch.setattr(daemon, "deliveries", lambda *settings: [place])
+    places = [Delivery(place=Place("mail"), deliver=place)]
+    monkeypatch.setattr(desk, "deliveries", lambda *settings: places)
     run = StandIn(run_dir_in(tmp_path), changes={"poll_s": 0.01, "least_free_gib": 0})
     run.train(5)
     look(run.run_dir)
+    run.event("save-failed", reason="the disk is full")
     run.event("exit", exit_code=70, reason="a bug")
     look(run.run_dir)
-    assert answers == ["no", "yes"]
+    assert answers == ["yes", "yes"]  # when it was seen, and once more at the end of the only look
     assert taken == []
     look(run.run_dir, once=False)
-    assert [text for text in taken if "a bug" in text]
-    state = load_state(run.run_dir.watch / "state.json")
-    assert state is not None
-    assert state.undelivered == []
+    assert taken == [
+        "the checkpoint could not be saved: the disk is full",
+        "the run has ended, and does not come back by itself: a bug",
+    ]
+    assert read_book(run.run_dir.alert_book).waiting == []
 
 
 def test_a_second_watcher_is_refused(tmp_path: Path) -> None:
@@ -92,25 +99,9 @@ def test_a_damaged_memory_is_a_fresh_start(tmp_path: Path) -> None:
         assert state.step == 10
 
 
-def test_a_run_that_stands_still_and_a_full_disk_are_told(tmp_path: Path) -> None:
-    run = StandIn(run_dir_in(tmp_path), changes={"stalled_after_s": 10, "least_free_gib": 1e9})
-    settings = run.config.watch
-    assert stall(run.run_dir, settings, 9.0) is None
-    assert "nobody seems to train: was the job killed?" in str(stall(run.run_dir, settings, 11.0))
-    with RunLock(run.run_dir):
-        beat = {
-            "rank": 3,
-            "host": "node07",
-            "pid": 1,
-            "step": 12,
-            "phase": "data",
-            "since": 0,
-            "time": 0,
-            "spent_s": {},
-        }
-        run.run_dir.heartbeat(3).write_text(json.dumps(beat))
-        assert str(stall(run.run_dir, settings, 11.0)).endswith("behind at step 12: rank 3 on node07 in data")
-    assert "less than watch.least_free_gib 1e+09" in str(shortage(run.run_dir, settings))
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), changes={"least_free_gib": 1e9})
+    assert "less than watch.least_free_gib 1e+09" in str(shortage(run.run_dir, run.config.watch))
 
 
 def test_lines_are_followed_through_halves_zeros_and_replacement(tmp_path: Path) -> None:

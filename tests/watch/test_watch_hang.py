@@ -95,7 +95,7 @@ def test_any_step_or_phase_of_any_rank_starts_the_time_anew() -> None:
 
 def launch_in(run_dir: RunDir, number: int, *beats: Beat) -> Path:
     folder = run_dir.launch(number)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "launch.json").write_text(json.dumps({"world_size": 2}))
     os.utime(folder / "launch.json", (NOW - 600, NOW - 600))
     for one in beats:
@@ -182,5 +182,6 @@ def test_the_watcher_orders_the_kill_once_and_tells(
     assert event["outcome"] == ("it is killed" if may_command else "only looking: it is left alone")
     assert "silent at step 7, forward-backward: rank 1 on n1" in event["reason"]
     alerts = [json.loads(line) for line in (run.run_dir.watch / "alerts.jsonl").read_text().splitlines()]
-    assert [alert["kind"] for alert in alerts] == ["hung"]
+    assert [alert["kind"] for alert in alerts] == ["killed" if may_command else "hung"]
+    assert [alert["severity"] for alert in alerts] == ["warning" if may_command else "page"]
     assert alerts[0]["text"].startswith("launch 0001 hangs: no rank has made progress for ")

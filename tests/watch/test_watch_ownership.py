@@ -9,7 +9,9 @@ import pytest
 from stand_in import StandIn, run_dir_in
 
 from harness import cli
-from harness.watch.saved_state import load_state, save_state
+from harness.alerts.alert import Alert, Kind
+from harness.alerts.book_file import changing
+from harness.alerts.desk import AlertDesk
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file to another user")
 
@@ -26,24 +28,25 @@ def run(tmp_path: Path, sent: Path) -> StandIn:
     run = StandIn(run_dir_in(tmp_path), changes={"alert_command": command, "least_free_gib": 0})
     run.train(5)
     assert cli.run(["watch", str(run.run_dir.root), "--once"]) == 0
-    state = load_state(run.run_dir.watch_state)
-    assert state is not None
-    state.undelivered.append("set off by the state")
-    save_state(run.run_dir.watch_state, state)
+    set_off = Alert(key="x", kind=Kind.DISK, text="set off", lasts=True)
+    AlertDesk.of(run.run_dir, run.config, may_send=False).tell(set_off)
+    with changing(run.run_dir) as (book, _):
+        book.things["x"].is_told = False  # so that the next look sends it
+        book.sent = {}
     return run
 
 
 def test_ones_own_run_sends(run: StandIn, sent: Path) -> None:
     assert cli.run(["watch", str(run.run_dir.root), "--once"]) == 0
-    assert "set off by the state" in sent.read_text()
+    assert "set off" in sent.read_text()
 
 
 def test_who_only_looks_sends_nothing(run: StandIn, sent: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run.event("exit", exit_code=70, reason="a bug")
     assert cli.run(["watch", str(run.run_dir.root), "--once", "--no-orders"]) == 0
-    assert "training left with exit code 70" in capsys.readouterr().out
+    assert "the run has ended, and does not come back by itself: a bug" in capsys.readouterr().out
     assert not sent.exists()
-    assert "training left with exit code 70" in run.run_dir.watch_alerts.read_text()
+    assert "the run has ended, and does not come back by itself: a bug" in run.run_dir.watch_alerts.read_text()
 
 
 @only_root

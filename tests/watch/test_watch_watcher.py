@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 from stand_in import ONSET, StandIn, keep, run_dir_in, watcher
 
+from harness.alerts.book_file import read_book
 from harness.run.commands.kinds import CommandKind
 from harness.run.commands.requests import Rollback
 from harness.watch.watcher import Watcher
@@ -230,7 +232,51 @@ def test_people_hear_that_training_waits_for_data(tmp_path: Path) -> None:
     run.event("parts-refused", reason="channel zh: part-00001.bin has the hash 0")
     run.event("part-damaged", channel="zh", part="part-00002", reason="channel zh: part-00002.bin has the hash 1")
     watching.look()
-    step = run.step
-    assert f"training waits for further parts, because no data is left in zh (step {step})" in told
-    assert f"parts of the data were refused: channel zh: part-00001.bin has the hash 0 (step {step})" in told
-    assert f"a part of the data is damaged: channel zh: part-00002.bin has the hash 1 (step {step})" in told
+    assert told == [
+        "training waits for further parts, because no data is left in zh",
+        "parts of the data were refused: channel zh: part-00001.bin has the hash 0",
+        "a part of the data is damaged: channel zh: part-00002.bin has the hash 1",
+    ]
+    run.event("parts-came", channels="zh", seconds=61.5)
+    watching.look()
+    assert told[3:] == ["parts came, after 62 s"]
+    alerts = [json.loads(line) for line in run.run_dir.watch_alerts.read_text().splitlines()]
+    assert [(alert["key"], alert["state"]) for alert in (alerts[0], alerts[-1])] == [
+        ("data-waits", "open"),
+        ("data-waits", "over"),
+    ]
+    assert all(alert["step"] == run.step for alert in alerts)
+
+
+def test_people_hear_that_a_save_failed_and_that_one_succeeded(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path))
+    told: list[str] = []
+    watching = watcher(run, told=told)
+    run.train(3)
+    watching.look()
+    for _ in range(3):
+        run.train(1)
+        run.event("save-failed", reason="No space left on device")
+        watching.look()
+    run.event("saved", path="c", seconds=1.0)
+    watching.look()
+    alerts = [json.loads(line) for line in run.run_dir.watch_alerts.read_text().splitlines()]
+    assert [(alert["kind"], alert["state"]) for alert in alerts] == [("save-failed", "open")] * 3 + [
+        ("save-failed", "over")
+    ]
+    assert told[-1] == f"step {run.step} was saved"
+
+
+@pytest.mark.parametrize("height", [3.0, math.inf])
+def test_people_hear_that_a_spike_is_over(tmp_path: Path, height: float) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=range(ONSET, ONSET + 6), height=height, changes={"action": "alert"})
+    watching = watcher(run)
+    for _ in range(90):
+        run.train(4)
+        watching.look()
+    alerts = [json.loads(line) for line in run.run_dir.watch_alerts.read_text().splitlines()]
+    spikes = [(alert["key"], alert["state"]) for alert in alerts if alert["kind"] == "spike"]
+    opened = {key for key, state in spikes if state == "open"}
+    assert opened
+    assert {key for key, state in spikes if state == "over"} == opened
+    assert read_book(run.run_dir.alert_book).things.keys().isdisjoint(opened)

@@ -1,0 +1,121 @@
+"""Watches where a run stands: tells people when it ended, is held or stands still, and when that is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.alerts.alert import ENDED_KINDS, HELD_BACK, NO_PROGRESS, Alert, Kind
+from harness.alerts.desk import AlertDesk
+from harness.alerts.endings import ending_alert, ending_id
+from harness.alerts.looks import look_at
+from harness.config.operation import WatchConfig
+from harness.errors import EXIT_REQUEUE
+from harness.run.launches import LaunchRecord
+from harness.run.paths import RunDir
+from harness.run_state.facts import Facts, gather
+from harness.run_state.slurm_job import Ask, ask_slurm
+from harness.run_state.state import OVER, RUNNING, State, Word, state_of
+
+_KINDS = {Word.FAILED: Kind.FAILED, Word.GONE: Kind.GONE, Word.FINISHED: Kind.FINISHED, Word.STOPPED: Kind.STOPPED}
+_STEPPING = (Word.TRAINING, Word.EVALUATING, Word.SAVING)
+
+
+@dataclass
+class Standing:
+    """Watches where one run stands. `look` is called repeatedly."""
+
+    run_dir: RunDir
+    settings: WatchConfig
+    desk: AlertDesk
+    show: Callable[[str], None]
+    ask: Ask = ask_slurm
+    clock: Callable[[], float] = time.monotonic
+    _before: Word | None = None
+    _last_step: tuple[int, int] | None = None
+    _last_step_at: float = 0.0
+    """Time at which the last step was first seen, on the watcher's clock."""
+    _running: str | None = None
+    """Launch that was seen running in the last look; None if none was."""
+    _running_since: float = 0.0
+    """Time at which it was first seen so, on the watcher's clock."""
+
+    def look(self) -> State | None:
+        """Look once, tell people what they should know, and return the state; None if nothing was launched.
+
+        What would page has to be seen twice in a row.
+
+        Raises:
+            OSError: From the disk.
+            UsageError: The folder of the watcher cannot be used.
+        """
+        facts = gather(self.run_dir, self.ask)
+        if facts is None:
+            return None
+        state = state_of(facts)
+        self._note_step(facts)
+        is_confirmed = state.word is self._before or not state.needs_person
+        self._before = state.word
+        if is_confirmed:
+            self._tell(state)
+        self._tell_stall(state)
+        self._tell_what_is_over(state)
+        return state
+
+    def _note_step(self, facts: Facts) -> None:
+        last = (facts.records[-1].attempt, facts.records[-1].step) if facts.records else (0, 0)
+        if last == self._last_step:
+            return
+        # A step that was made before the first look is as old as it says, if clocks agree; not old enough for a page.
+        age_s = min(facts.step_age_s or 0.0, self.settings.stalled_after_s / 2) if self._last_step is None else 0.0
+        self._last_step, self._last_step_at = last, self.clock() - age_s
+
+    def _tell(self, state: State) -> None:
+        """Tell people once that the run has ended, or does not start by itself."""
+        where = "" if state.launch is None else state.launch.folder.name
+        if state.word is Word.HELD and state.needs_person:
+            text = f"the job does not start by itself: {state.reason}"
+            self._alert(Alert(key=HELD_BACK, kind=Kind.HELD, text=text, lasts=True), None)
+        elif (kind := _KINDS.get(state.word)) is not None:
+            self._alert(ending_alert(kind, state.reason), ending_id(kind, where))
+
+    def _tell_stall(self, state: State) -> None:
+        """Tell people if the run is alive and nothing has been recorded for too long."""
+        running = state.launch.folder.name if state.word in RUNNING and state.launch is not None else None
+        if running != self._running:
+            self._running, self._running_since = running, self.clock()
+        idle_s = self.clock() - max(self._last_step_at, self._running_since)
+        if running is None or idle_s < self.settings.stalled_after_s:
+            return
+        text = f"nothing has been recorded for {idle_s:.0f} s, and the run is {state.word}"
+        reason = f": {state.reason}" if state.reason else ""
+        self._alert(Alert(key=NO_PROGRESS, kind=Kind.STALLED, text=text + reason, lasts=True), None)
+
+    def _tell_what_is_over(self, state: State) -> None:
+        """Tell people that a run that had ended, or stood still, trains again."""
+        is_stepping = state.word in _STEPPING and not state.needs_person
+        idle_s = self.clock() - self._last_step_at
+        for kind in ENDED_KINDS:
+            for key in self.desk.open_keys(kind):
+                if kind is Kind.HELD:
+                    is_over, text = state.word is not Word.HELD, f"the run is {state.word}"
+                else:
+                    is_over = is_stepping and self.desk.is_open_since(key, idle_s)  # a step came since
+                    text = "the run trains again"
+                if is_over and self.desk.end(key, text, self._last_step[1] if self._last_step else None):
+                    self.show(text)
+
+    def _alert(self, alert: Alert, seen_id: str | None) -> None:
+        looked = alert.model_copy(update={"look": look_at(alert.kind, self.run_dir)})
+        if self.desk.tell(looked, seen_id) and seen_id is not None:
+            self.show(alert.text)
+
+
+def is_over_for_good(state: State) -> bool:
+    """Return whether nothing more will happen in a run by itself, so that nobody needs to watch it."""
+    if state.word not in OVER:
+        return False
+    ended = state.launch.ended if isinstance(state.launch, LaunchRecord) else None
+    is_pause = ended is not None and ended.exit_code == EXIT_REQUEUE and ended.action != "requeue"
+    return not is_pause
