@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from harness.config.batch_sizes import train_steps
 from harness.config.schema import Config
 from harness.errors import EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON
 from harness.run.commands import requests
@@ -104,7 +105,8 @@ class Watcher:
         self._saved = SavedCheckpoints(run_dir)
         self._announcer = Announcer(run_dir, state, outputs, is_history=is_anew)
         self._inquiry = Inquiry(self._announcer)
-        self.latest = Latest(run=config.run.name, directory=str(run_dir.root.absolute()))
+        length = sum(map(train_steps, config.phases))
+        self.latest = Latest(run=config.run.name, directory=str(run_dir.root.absolute()), train_steps=length)
         self._given_up: str | None = None
         """Reason why the job of the newest launch gave up; None if it did not."""
         self._detector = Detector()
@@ -239,7 +241,7 @@ class Watcher:
                     state.resumed_after_step = at[1]  # these records are repeated, their steps are not trained again
                 verdicts = []
             state.attempt, state.step = record.attempt, record.step
-            self.latest.record = record
+            self.latest.observe(record)
             collapse = watch_routers(state.routers, record.experts_by_layer, self._model)
             if collapse is not None:
                 self._announcer.alert("routers", f"{collapse} (step {record.step})")
