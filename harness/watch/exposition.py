@@ -36,7 +36,7 @@ _LABELS: Mapping[str, tuple[str, ...]] = {
     names.valid_position_loss_of("", "").removesuffix("//"): ("channel", "position"),
     names.valid_needle_loss_of("").removesuffix("/"): ("depth",),
 }
-"""What stands behind the name of a metric, between slashes. Of other metrics the whole rest is a channel."""
+"""Labels for what stands behind the name of a metric, between slashes. Of other metrics the rest is a channel."""
 _EVALUATION = "valid/"
 
 

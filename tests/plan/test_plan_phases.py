@@ -112,6 +112,15 @@ def test_batches_grow_and_tokens_count_them() -> None:
     assert plan.train_tokens == sum(sizes) * 64 + 20 * 4 * 256 + 10 * 16 * 64
 
 
+def test_the_step_of_a_sample() -> None:
+    plan, first = make_plan(config(), 1), 0
+    for step in range(1, plan.train_steps + 1):
+        size = plan.batch_size(step)
+        assert {plan.step_of_sample(number) for number in (first, first + size - 1)} == {step}
+        first += size
+    assert plan.step_of_sample(first) == plan.train_steps + 1
+
+
 def test_every_size_of_a_ramp_up_must_fit_the_layout() -> None:
     assert phase_problems(config(MAIN, parallel={"micro_batch_size": 8}), [1]) == [
         "batch_ramp_up.increment 4 of phase main is not a multiple of 8, of which every batch is made: use 8"
