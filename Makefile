@@ -8,6 +8,7 @@
 #   make spike    garbled documents and empty pages against the spike watch, and the README's picture of it
 #   make slurm    jobs on a real Slurm of two nodes on this machine (make slurm-deps installs it; slurm-smoke is the
 #                 part that CI runs)
+#   make monitoring-deps  installs Prometheus, with which tests hold docs/monitoring; without it they are skipped
 #   make check    style, types, layers, and whether docs/reference fits the code (python -m docs.generate writes it)
 #   make gpu      benchmark and tests on the GPU of this machine, with the torch of PYTHON, within 18 minutes
 #                 (PART=bench, tests or long: within six); make gpu-wheels fetches what a machine without an index lacks
@@ -22,7 +23,7 @@ VENV := .venv$(if $(filter-out python3,$(NAME)),-$(NAME))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-thorough slurm slurm-smoke slurm-deps faults fuzz spike check gpu gpu-dry gpu-wheels bench clean
+.PHONY: demo test test-thorough slurm slurm-smoke slurm-deps monitoring-deps faults fuzz spike check gpu gpu-dry gpu-wheels bench clean
 
 demo: $(READY)
 	$(BIN)/python -m data_prep.demo
@@ -43,7 +44,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m docs.generate --check
-	$(BIN)/shellcheck slurm/*.sbatch slurm/environment.sh tests/slurm/install.sh tests/fakegpu/nvidia-smi .ci/run
+	$(BIN)/shellcheck slurm/*.sbatch slurm/environment.sh tests/slurm/install.sh tests/watch/install_prometheus.sh tests/fakegpu/nvidia-smi .ci/run
 
 # Without a Slurm on this machine the tests are skipped, and say so.
 slurm: $(READY)
@@ -54,6 +55,9 @@ slurm-smoke: $(READY)
 
 slurm-deps:
 	tests/slurm/install.sh
+
+monitoring-deps:
+	tests/watch/install_prometheus.sh
 
 # Kills, full disks and damage against the real trainer; each trial is repeated by its seed.
 faults: $(READY)

@@ -123,7 +123,7 @@ class ScheduleConfig(Section):
     continues: bool = False
     """Begin at the last learning rate of the phase before: the warm-up leads from it to the peak, or it is the peak."""
     min_learning_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Learning rate at the end of the decay, as a share of the peak."""
+    """Learning rate of the last step of the decay, as a share of the peak; with 0 that step changes no weight."""
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """`wsd` only: share of the phase's steps that the final decay takes."""
     decay_style: Literal["linear", "cosine", "one_minus_sqrt"] = "one_minus_sqrt"

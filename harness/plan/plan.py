@@ -93,6 +93,15 @@ class Plan:
         """Return the phase of a step; steps beyond the end belong to the last phase."""
         return self.phases[phase_number(self.phases, step)]
 
+    def step_of_sample(self, consumed_samples: int) -> int:
+        """Return the step that begins at, or contains, this number of samples since the run began."""
+        missing = consumed_samples
+        for phase in self.phases[:-1]:
+            if missing < phase.train_samples:
+                return phase.first_step - 1 + phase.batch_sizes.steps_for(missing + 1)
+            missing -= phase.train_samples
+        return self.phases[-1].first_step - 1 + self.phases[-1].batch_sizes.steps_for(missing + 1)
+
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step: one pure function over the whole run."""
         return self.phase_of(step).learning_rate(step)

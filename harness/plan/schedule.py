@@ -79,7 +79,9 @@ def learning_rate(schedule: ScheduleConfig, peak: float, step: int, train_steps:
 
     Warm-up leads linearly from `entry` to `peak`, which it reaches at step `warmup_steps`. `cosine`, `linear` and `wsd`
     then end exactly at `peak * min_learning_rate_share` in the last step; `inverse_square_root` is
-    `peak * sqrt(warmup_steps / step)` and never falls below that minimum, but need not reach it.
+    `peak * sqrt(warmup_steps / step)` and never falls below that minimum, but need not reach it. A share of 0 therefore
+    makes a last step that changes no weight. Megatron-LM has the same values one step later: its scheduler moves after
+    the update, so its first step has the learning rate 0, and its last one that of our last step but one.
     """
     if step < schedule.warmup_steps:
         return entry + (peak - entry) * (step / schedule.warmup_steps)

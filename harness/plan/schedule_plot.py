@@ -18,6 +18,10 @@ _HEADROOM = 1.2
 """Height of a panel over its highest value: the names of the phases stand above all curves."""
 
 
+_NAME_POINTS, _NAME_LINES = 10, 2
+"""Height of a phase's name with the air around it, and the lines of names that the headroom has room for."""
+
+
 def draw_plan(name: str, plan: Plan, path: Path) -> None:
     """Plot learning rate, tokens in a step, and tokens of every channel over the steps of the run.
 
@@ -41,10 +45,11 @@ def draw_plan(name: str, plan: Plan, path: Path) -> None:
             ],
         )
         _draw_channels(panels[2], plan)
-        for panel in panels:
-            _draw_borders(panel, plan)
         figure.suptitle(f"{name}: {plan.train_steps:,} steps, {plan.train_tokens:,} tokens")
         panels[2].set_xlabel("step")
+        figure.draw_without_rendering()  # from here on a panel is as wide as it will be
+        for panel in panels:
+            _draw_borders(panel, plan)
 
 
 def tokens_so_far(plan: Plan, channel: str, step: int) -> float:
@@ -89,13 +94,19 @@ def _draw_channels(axis: Any, plan: Plan) -> None:  # noqa: ANN401
 
 
 def _draw_borders(axis: Any, plan: Plan) -> None:  # noqa: ANN401
+    """Draw where the phases begin, with their names side by side, or on further lines where phases are short."""
+    ends = [float("-inf")] * _NAME_LINES
     for phase in plan.phases:
         axis.axvline(phase.first_step, color="0.6", linewidth=0.8, linestyle="--")
-        axis.annotate(
+        name = axis.annotate(
             phase.name,
             (phase.first_step, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(3, -10),
+            xytext=(3, -_NAME_POINTS),
             textcoords="offset points",
             fontsize=8,
         )
+        box = name.get_window_extent()
+        line = next((number for number, end in enumerate(ends) if end < box.x0), ends.index(min(ends)))
+        name.set_position((3, -_NAME_POINTS * (line + 1)))
+        ends[line] = box.x1

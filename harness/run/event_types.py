@@ -147,6 +147,8 @@ class RolledBack(StepEvent):
     """Attempt from which the run returned."""
     skip_windows: tuple[Range, ...] = ()
     """Positions [start, stop) of all samples that the run skips from now on."""
+    skip_steps: Range | None = None
+    """First and last step whose samples this rollback skips, where it was given steps."""
     from_memory: Flag = False
     """True if the state came from a snapshot in the memory of the hosts."""
     stages: Mapping[Text, Seconds] | None = None

@@ -83,7 +83,8 @@ def _in_words(event: AnyEvent) -> str | None:
             parts = {f"{each.channel}/{each.part}" for each in event.documents}
             text = event.reason + (f" ({', '.join(sorted(parts))})" if parts else "")
         case RolledBack():
-            text = f"rolled back from step {event.from_step}: {event.reason}"
+            skipped = event.skip_steps and f", past the samples of steps {event.skip_steps[0]} to {event.skip_steps[1]}"
+            text = f"rolled back from step {event.from_step}{skipped or ''}: {event.reason}"
         case RollbackRefused():
             text = f"the run did not roll back: {event.reason}"
         case Resumed():

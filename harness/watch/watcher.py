@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.alerts.alert import ENDED, Kind
 from harness.alerts.alert import Alert as Told
+from harness.config.batch_sizes import train_steps
 from harness.config.schema import Config
 from harness.run.commands import requests
 from harness.run.commands.giving import is_known
@@ -113,7 +114,8 @@ class Watcher:
         self._saved = SavedCheckpoints(run_dir)
         self._announcer = Announcer(run_dir, state, outputs, is_history=is_anew)
         self._inquiry = Inquiry(self._announcer)
-        self.latest = Latest(run=config.run.name, directory=str(run_dir.root.absolute()))
+        length = sum(map(train_steps, config.phases))
+        self.latest = Latest(run=config.run.name, directory=str(run_dir.root.absolute()), train_steps=length)
         self._detector = Detector()
         if state.detector is not None:
             self._detector.restore(state.detector)
@@ -254,7 +256,7 @@ class Watcher:
                     state.resumed_after_step = at[1]  # these records are repeated, their steps are not trained again
                 verdicts = []
             state.attempt, state.step = record.attempt, record.step
-            self.latest.record = record
+            self.latest.observe(record)
             collapse = watch_routers(state.routers, record.experts_by_layer, self._model)
             if collapse is not None:
                 told = Told(key=f"routers-{record.step}", kind=Kind.ROUTERS, text=collapse, step=record.step)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import math
+import warnings
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +45,43 @@ def schedule(style: str, **fields: object) -> ScheduleConfig:
 def test_learning_rate_by_step(config: ScheduleConfig, expected: dict[int, float]) -> None:
     found = {step: learning_rate(config, PEAK, step, 100) for step in expected}
     assert found == pytest.approx({step: PEAK * share for step, share in expected.items()}, rel=1e-12, abs=1e-18)
+
+
+@pytest.mark.parametrize(
+    ("style", "of_megatron"),
+    [("cosine", {"lr_decay_style": "cosine"}), ("linear", {"lr_decay_style": "linear"})]
+    + [
+        ("wsd", {"lr_decay_style": "WSD", "wsd_decay_steps": 20, "lr_wsd_decay_style": "minus_sqrt"}),
+        ("inverse_square_root", {"lr_decay_style": "inverse-square-root"}),
+    ],
+)
+def test_megatron_has_the_learning_rates_one_step_later(style: str, of_megatron: dict[str, Any]) -> None:
+    """Megatron's scheduler moves after the update; so its first step has 0, where our last step may have it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Megatron's own imports
+        from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+    weights = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
+    theirs = OptimizerParamScheduler(
+        weights,
+        init_lr=0.0,
+        max_lr=PEAK,
+        min_lr=0.0,
+        lr_warmup_steps=10,
+        lr_decay_steps=100,
+        start_wd=0.0,
+        end_wd=0.0,
+        wd_incr_steps=100,
+        wd_incr_style="constant",
+        **of_megatron,
+    )
+    found = []
+    for _ in range(101):
+        found.append(weights.param_groups[0]["lr"])  # that of the step before `step` is called
+        theirs.step(1)
+    ours = schedule(style, warmup_steps=10, min_learning_rate_share=0.0)
+    assert found == pytest.approx([0.0, *(learning_rate(ours, PEAK, step, 100) for step in range(1, 101))], abs=1e-18)
+    assert found[99] > 0, "the last of Megatron's 100 steps changes weights"
 
 
 @st.composite

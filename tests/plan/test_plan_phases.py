@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from harness.channels.index_file import index_header
 from harness.cli import run
 from harness.config.schema import ChannelConfig, Config
 from harness.errors import ConfigError, UsageError
+from harness.picture import picture
+from harness.plan import schedule_plot
 from harness.plan.channel_tokens import tokens_to_train_on
 from harness.plan.course import channel_rows, chart, course_rows
 from harness.plan.demand import demands, shortage_problems
@@ -110,6 +115,15 @@ def test_batches_grow_and_tokens_count_them() -> None:
     sizes = [plan.batch_size(step) for step in range(1, 101)]
     assert plan.phases[0].train_samples == sum(sizes)
     assert plan.train_tokens == sum(sizes) * 64 + 20 * 4 * 256 + 10 * 16 * 64
+
+
+def test_the_step_of_a_sample() -> None:
+    plan, first = make_plan(config(), 1), 0
+    for step in range(1, plan.train_steps + 1):
+        size = plan.batch_size(step)
+        assert {plan.step_of_sample(number) for number in (first, first + size - 1)} == {step}
+        first += size
+    assert plan.step_of_sample(first) == plan.train_steps + 1
 
 
 def test_every_size_of_a_ramp_up_must_fit_the_layout() -> None:
@@ -264,6 +278,32 @@ def test_a_plan_is_drawn(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UsageError, match="Give a file in a folder that exists"):
         draw_plan("test", make_plan(config(), 1), tmp_path / "nowhere" / "plan.png")
+
+
+def test_nothing_in_the_picture_of_a_plan_covers_another_thing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    checked: list[str] = []
+
+    @contextmanager
+    def kept(*arguments: Any, **settings: Any) -> Iterator[Any]:
+        with picture(*arguments, **settings) as found:
+            yield found
+            found.figure.canvas.draw()
+            for panel in found.panels:
+                names = [text for text in panel.texts if text.get_text()]
+                boxes = [text.get_window_extent() for text in names]
+                assert not any(one.overlaps(other) for one, other in combinations(boxes, 2)), "names of phases"
+                lowest = min(panel.transData.inverted().transform((box.x0, box.y0))[1] for box in boxes)
+                highest = [max(line.get_ydata()) for line in panel.get_lines() if len(line.get_ydata()) > 2]
+                assert all(value < lowest for value in highest), "names stand above the curve"
+                legend = panel.get_legend()
+                assert legend is None or not legend.get_window_extent().overlaps(panel.get_window_extent())
+                checked.append(panel.get_ylabel())
+
+    monkeypatch.setattr(schedule_plot, "picture", kept)
+    phases = [MAIN, LONG, *({**UP_AGAIN, "name": name} for name in ("again", "and_again", "at_last"))]
+    draw_plan("test", make_plan(config(*phases), 1), tmp_path / "plan.png")
+    assert checked == ["learning rate", "tokens in a step", "tokens trained on"]
 
 
 def test_the_picture_of_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,9 @@ def test_a_rollback_is_the_same_in_the_running_job_by_a_restart_and_from_the_sta
     assert code == 0, text
     code, text = restarted.train("--rollback-to", "4", "--skip-steps", "5:6", *stop_at(LAST_STEP)).finish()
     assert code == 0, text
-    assert "; skipping the samples of steps 5 to 6; in all, samples 16 to 23 of the order are skipped" in text
+    in_all = "in all, the run skips 8 samples at step 5 (16 to 23 of the order)"
+    assert f"; skipping the samples of steps 5 to 6; {in_all}" in text
+    assert [event["skip_steps"] for event in restarted.events("rollback")] == [[5, 6]]
 
     with running.train() as command:
         command.wait_until(lambda: running.last_step() >= 9)

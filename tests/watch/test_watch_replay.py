@@ -4,12 +4,19 @@ import gzip
 import json
 import random
 import sys
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from harness.errors import DataError, UsageError
+from harness.picture import picture
+from harness.watch import curve_plot
+from harness.watch.attempts import counted_and_rolled_back
 from harness.watch.recordings import curve_name, read_recording
 from harness.watch.rehearsal import Rehearsal, rehearse
 from harness.watch.replay import pooled, run_replay
@@ -127,6 +134,46 @@ def test_a_plot_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UsageError, match=r"cannot be written: .*Give a file in a folder that exists\."):
         run_replay([tmp_path / "one.csv"], None, as_json=False, plot=tmp_path / "no" / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("steps", "counted", "rolled_back"),
+    [
+        ([1, 2, 3], [0, 1, 2], []),
+        ([1, 2, 3, 2, 3], [0, 3, 4], [range(3)]),
+        ([1, 2, 3, 4, 3, 4, 2, 3], [0, 6, 7], [range(4), range(4, 6)]),
+        ([1, 2, 1, 2], [2, 3], [range(2)]),
+        ([5], [0], []),
+        ([1, 2, 3, 4, 5, 3, 4, 5, 6], [0, 1, 5, 6, 7, 8], [range(1, 5)]),
+    ],
+)
+def test_what_was_rolled_back_is_told_apart(steps: list[int], counted: list[int], rolled_back: list[range]) -> None:
+    assert counted_and_rolled_back(steps) == (counted, rolled_back)
+
+
+def test_lines_of_a_plot_never_go_backwards_and_its_legend_covers_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    drawn: list[Any] = []
+
+    @contextmanager
+    def kept(*arguments: Any, **settings: Any) -> Iterator[Any]:
+        with picture(*arguments, **settings) as found:
+            yield found
+            found.figure.canvas.draw()
+            panel = found.panels[0]
+            drawn.append(([line.get_xdata() for line in panel.get_lines()], panel))
+            legend = panel.get_legend().get_window_extent()
+            assert not legend.overlaps(panel.get_window_extent()), "the legend lies beside the panel"
+
+    monkeypatch.setattr(curve_plot, "picture", kept)
+    rehearsal = Rehearsal(steps=array("q", [1, 2, 3, 2, 3, 4]), losses=array("d", [3, 2, 9, 2, 1, 1]))
+    curve_plot.draw({"one": rehearsal}, {}, tmp_path / "x.png")
+    [(lines, panel)] = drawn
+    assert [list(line) for line in lines] == [[1, 2, 3], [1, 2, 3, 4]]
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("step", "loss in nats")
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["rolled back", "counts"]
 
 
 @pytest.fixture(scope="module")

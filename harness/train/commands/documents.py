@@ -45,7 +45,7 @@ def quarantine_documents(run: Run, state: TrainState, command: Command) -> Train
         return state
     quarantined = Quarantined(**about, position=found.next_position)
     done = "are in samples again" if request.lift else "are in no sample"
-    run.announce(f"{count} documents {done} from position {found.next_position} on", quarantined)
+    run.announce(f"{count} documents {done} from step {state.step + 1} on", quarantined)
     return replace(state, cursor=found)
 
 

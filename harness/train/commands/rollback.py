@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,6 +19,7 @@ from harness.run.commands.command import Command
 from harness.run.commands.requests import Rollback
 from harness.run.event_types import RollbackDone, RollbackRefused, RolledBack
 from harness.run.order_file import rollbacks_in_journal
+from harness.train.commands.skipped_text import skipped_text
 from harness.train.components.findings import found_by_rank_0
 from harness.train.components.stages import Stages
 from harness.train.run import Run
@@ -82,23 +83,13 @@ def roll_back(run: Run, state: TrainState, command: Command) -> TrainState:
         from_step=state.step,
         from_attempt=state.attempt,
         skip_windows=rolled_back.cursor.skip_windows,
+        skip_steps=request.skip_steps,
         from_memory=from_memory,
         stages=stages.seconds,
     )
-    skipping = _skipping_text(rolled_back.cursor.skip_windows, request)
+    skipping = skipped_text(rolled_back.cursor.skip_windows, request, run.plan)
     run.announce(f"rolled back from step {state.step} to {plan.target.path}; {skipping}", event)
     return rolled_back
-
-
-def _skipping_text(windows: Sequence[tuple[int, int]], request: Rollback) -> str:
-    """Return what the run skips from now on, in words. The windows are those of earlier rollbacks, too."""
-    if not windows:
-        return "no samples are skipped"
-    samples = " and ".join(f"{start:,} to {stop - 1:,}" for start, stop in windows)
-    if request.skip_steps is None:
-        return f"skipping samples {samples} of the order"
-    first, last = request.skip_steps
-    return f"skipping the samples of steps {first} to {last}; in all, samples {samples} of the order are skipped"
 
 
 def _refused(run: Run, state: TrainState, command: Command, problem: str | None) -> TrainState:
