@@ -1,4 +1,4 @@
-"""What an alert is: a thing that people should know of a run, how much it matters, and where to look."""
+"""An alert: a thing that people should know of a run, with its severity and where to look."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.run.field_types import Count, Flag, Seconds, Text
 
 
 class Severity(StrEnum):
-    """How much a thing matters."""
+    """The weight of a thing for people."""
 
     INFO = "info"
     """Good to know; nobody needs to do anything."""
@@ -132,7 +132,7 @@ class Alert(BaseModel):
 
 
 Word = Literal["open", "again", "unacknowledged", "over"]
-"""What a message says about its thing: it began; it lasts, or came again; nobody has acknowledged it; it is over."""
+"""The word of a message about its thing: it began; it became worse; nobody has acknowledged it; it is over."""
 
 
 class RunName(BaseModel):
@@ -165,7 +165,7 @@ class Message(BaseModel):
     places: tuple[Text, ...] = ()
     """Places that still have to take it."""
     references: dict[str, str] = {}
-    """What a place calls the first message about the thing."""
+    """Names that places have given to the first message about the thing."""
 
     @property
     def title(self) -> str:

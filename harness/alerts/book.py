@@ -25,7 +25,7 @@ _GIVE_UP_AFTER_S = 86400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """When people are told."""
+    """Rules about the times at which people are told."""
 
     every_s: float = 600.0
     """Time in which at most one message of a kind that does not page is sent."""
@@ -46,17 +46,17 @@ class Thing(BaseModel):
     """Number of times that it was seen."""
     is_told: Flag = False
     acknowledged: Text | None = None
-    """Who acknowledged it, and when."""
+    """The person who acknowledged it, and the time."""
     told_at: Seconds = 0.0
     """Time of the last message about it."""
     is_escalated: Flag = False
     """True if it was sent again because nobody had acknowledged it."""
     references: dict[str, str] = {}
-    """What a place calls the first message, so that later ones can follow it there."""
+    """Names that places have given to the first message, so that later ones can follow it there."""
 
 
 class PlaceHealth(BaseModel):
-    """How deliveries to one place go."""
+    """The state of deliveries to one place."""
 
     model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
 
@@ -65,7 +65,7 @@ class PlaceHealth(BaseModel):
     failing_since: Seconds | None = None
     """Time of the first failure since then."""
     problem: Text | None = None
-    """What went wrong last."""
+    """The last problem."""
     not_before: Seconds = 0.0
     """Time before which it is not tried again."""
 
@@ -78,9 +78,9 @@ class Book(BaseModel):
     number: Count = 0
     """Number of the last message."""
     ids: list[str] = []
-    """What was seen of late, oldest first, so that the same is not told twice by two processes."""
+    """Names of what was seen of late, oldest first, so that two processes do not tell the same."""
     things: dict[str, Thing] = {}
-    """What is open, by key."""
+    """Open things, by key."""
     waiting: list[Message] = []
     places: dict[str, PlaceHealth] = {}
     sent: dict[str, Seconds] = {}

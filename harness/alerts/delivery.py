@@ -105,7 +105,7 @@ def by_apprise(url: str, scheme: str) -> Deliver:
     """Return the delivery by apprise to an address.
 
     Raises:
-        UsageError: apprise is not installed, or does not understand the address.
+        UsageError: The package apprise is not installed, or does not understand the address.
     """
     try:
         library = importlib.import_module("apprise")

@@ -101,11 +101,6 @@ class AlertDesk:
         """Return the keys of the open things of a kind, oldest first."""
         return [key for key, thing in self._book().things.items() if thing.alert.kind is kind]
 
-    def is_open_since(self, key: str, before_s: float) -> bool:
-        """Return whether a thing is open, and was so `before_s` seconds ago already."""
-        thing = self._book().things.get(key)
-        return thing is not None and self.clock() - thing.since >= before_s
-
     def tend(self, *, is_last: bool = False) -> None:
         """Send what is due by now: what was held back or waits, and pages that nobody has acknowledged.
 

@@ -1,4 +1,4 @@
-"""Where a person begins who was told of a thing: a command, or a file."""
+"""The command with which a person begins who was told of a thing."""
 
 from __future__ import annotations
 

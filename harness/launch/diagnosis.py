@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from harness.launch.last_words import STACKS, read_stacks
 from harness.metrics.stragglers import slow_ranks, usual_time
 from harness.run.heartbeats import QUIET_AFTER_S, Activity, Beat, active_beats, read_beats
 from harness.run.launch_requests import request_stacks
-from harness.run.launches import LaunchRecord, started_launches
+from harness.run.launches import LaunchEnding, LaunchRecord, started_launches
 from harness.run.paths import RunDir
 from harness.text import listed
 
@@ -103,6 +104,8 @@ def diagnosis_text(run_dir: RunDir, now: float | None = None) -> str:
     beats = [beat for beat in read_beats(run_dir) if beat.time >= launch.begun - QUIET_AFTER_S]
     world_size = launch.world_size or len(beats)
     lines = [f"launch {launch.number}: {len(beats)} of {world_size} ranks have given a sign of life"]
+    if launch.ended is not None:
+        return "\n".join([*lines, *_ended(launch.ended), *_dumps(launch, [beat.rank for beat in beats])])
     found = diagnose(beats, world_size, now)
     return "\n".join(
         [*lines, *_lines(found, now), *_dumps(launch, [beat.rank for beat in (*found.quiet, *found.behind)])]
@@ -143,6 +146,18 @@ def _count_answers(folder: Path, since: float, answered: dict[Path, int]) -> int
         if path not in answered and path.stat().st_mtime >= since:
             answered[path] = len(read_stacks(path))
     return sum(answered.values())
+
+
+def _ended(ended: LaunchEnding) -> list[str]:
+    """Return lines about a launch that has ended: nobody delays it any more."""
+    at = f" at {ended.ended}" if ended.ended else ""
+    code = "" if ended.exit_code is None else f" with exit code {ended.exit_code}"
+    lines = [f"it has ended{at}{code}" + (f": {ended.reason}" if ended.reason else "")]
+    if (cause := ended.cause) is not None:
+        where = f" on {cause.host}" if cause.host else ""
+        log = f"; the end of {cause.log}:" if cause.log and cause.last_lines else ""
+        lines += [f"first cause{where}: {cause.text}{log}", *(f"  {line}" for line in cause.last_lines)]
+    return lines
 
 
 def _lines(found: Diagnosis, now: float) -> list[str]:
@@ -200,7 +215,8 @@ def _dumps(launch: LaunchRecord, held_up: Sequence[int]) -> list[str]:
         lines.append(f"stacks of {len(stacks)} ranks: {launch.folder}/{STACKS}")
     lines += [f"collectives: {line}" for line in absent_ranks(dumps)]
     if dumps:
-        unpack = f"cat {recorder}/node_*.tar | tar --extract --ignore-zeros; torchfrtrace --prefix rank_ ."
+        files = f"{shlex.quote(str(recorder))}/node_*.tar"
+        unpack = f"cat {files} | tar --extract --ignore-zeros; torchfrtrace --prefix rank_ ."
         lines.append(f"last collectives of {len(dumps)} ranks, in an empty folder: {unpack}")
     return [*lines, f"logs: {Path(launch.folder)}/node_*.log"]
 

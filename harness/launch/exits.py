@@ -33,7 +33,7 @@ class WorkerExit:
     time: float = 0.0
     """Time at which the launcher noticed, in seconds since 1970."""
     told: str | None = None
-    """What happened, where the launcher itself ended it."""
+    """The end in words, if the launcher itself ended it."""
 
     @property
     def failed(self) -> bool:

@@ -29,9 +29,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--run-dir", type=_PATH, help="Directory of the run. Default: runs/<run.name>.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value. May be repeated.")
 @click.option("--dry-run", is_flag=True, help="Print what was checked and found good, and the command; queue nothing.")
-@click.option(
-    "--test-alert", is_flag=True, help="First send a message to every place for alerts, which must take it."
-)
+@click.option("--test-alert", is_flag=True, help="First send a message to every place for alerts, which must take it.")
 def launch(
     config: Path,
     run_dir: Path | None,

@@ -63,7 +63,7 @@ class Status:
     """Ranks whose device is slow, with their hosts, the slowest first."""
     log: str | None
     watcher: str | None
-    """Whether a watcher watches the run, where and since when."""
+    """The watcher in words: its place, and the age of its last look."""
     alerts: Mapping[str, Any]
     """Alerts that are open, what waits to be delivered, and how deliveries go."""
     events: tuple[Mapping[str, Any], ...]

@@ -122,7 +122,7 @@ class Failure(LaunchFile):
     """None where no rank is known."""
     host: Text | None = None
     text: Text
-    """What happened to which rank, in words."""
+    """The failure in words, with the rank."""
     return_code: Annotated[int, Field(strict=True, ge=-255, le=255)]
     """Exit code of its process, or minus the number of the signal that killed it."""
     time: Seconds = 0.0
@@ -242,6 +242,14 @@ def launches(run_dir: RunDir, *, only_own: bool = False) -> list[LaunchRecord]:
 def started_launches(run_dir: RunDir, *, only_own: bool = False) -> list[LaunchRecord]:
     """Return the launches of a run that no longer wait in the queue, oldest first; `only_own` as in `launches`."""
     return [record for record in launches(run_dir, only_own=only_own) if record.launch is not None]
+
+
+def begun_of_newest(run_dir: RunDir) -> float:
+    """Return the time at which the newest launch that has started began; 0 if none has, or nobody can say."""
+    try:
+        return max((record.begun for record in started_launches(run_dir)), default=0.0)
+    except UsageError:
+        return 0.0
 
 
 def history(run_dir: RunDir, job_id: str) -> list[LaunchEnd]:

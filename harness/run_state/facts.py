@@ -24,7 +24,7 @@ _OTHER_CLOCK_S = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the files of a run, and Slurm, say about it at one moment."""
+    """The word of a run's files, and of Slurm, about it at one moment."""
 
     now: float
     """Seconds since 1970."""
@@ -35,7 +35,7 @@ class Facts:
     num_starts: int = 0
     """Launches of the job of the newest one that have started."""
     owner: Owner | None = None
-    """Who holds the run's lock."""
+    """The holder of the run's lock."""
     beats: tuple[Beat, ...] = ()
     """Heartbeats of the ranks of the newest started launch, without those that have left."""
     have_left: bool = False

@@ -27,7 +27,7 @@ _HOLDING_STATES = ("REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
 class Life(StrEnum):
-    """Where a job is in its life."""
+    """The places in the life of a job."""
 
     WAITS = "waits"
     HELD = "held"

@@ -1,4 +1,4 @@
-"""Which of the things that people were told are over, as the records of a run show it (pure)."""
+"""Things that people were told and that are over, as the records of a run show it (pure)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.alerts.alert import ENDED_KINDS, HELD_BACK, NO_PROGRESS, Alert, Kind
 from harness.alerts.desk import AlertDesk
@@ -36,6 +36,8 @@ class Standing:
     _last_step: tuple[int, int] | None = None
     _last_step_at: float = 0.0
     """Time at which the last step was first seen, on the watcher's clock."""
+    _open_at: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Attempt and step at which each alert of an end or a standstill was first seen open."""
     _running: str | None = None
     """Launch that was seen running in the last look; None if none was."""
     _running_since: float = 0.0
@@ -65,11 +67,8 @@ class Standing:
 
     def _note_step(self, facts: Facts) -> None:
         last = (facts.records[-1].attempt, facts.records[-1].step) if facts.records else (0, 0)
-        if last == self._last_step:
-            return
-        # A step that was made before the first look is as old as it says, if clocks agree; not old enough for a page.
-        age_s = min(facts.step_age_s or 0.0, self.settings.stalled_after_s / 2) if self._last_step is None else 0.0
-        self._last_step, self._last_step_at = last, self.clock() - age_s
+        if last != self._last_step:
+            self._last_step, self._last_step_at = last, self.clock()
 
     def _tell(self, state: State) -> None:
         """Tell people once that the run has ended, or does not start by itself."""
@@ -94,17 +93,17 @@ class Standing:
 
     def _tell_what_is_over(self, state: State) -> None:
         """Tell people that a run that had ended, or stood still, trains again."""
-        is_stepping = state.word in _STEPPING and not state.needs_person
-        idle_s = self.clock() - self._last_step_at
-        for kind in ENDED_KINDS:
-            for key in self.desk.open_keys(kind):
-                if kind is Kind.HELD:
-                    is_over, text = state.word is not Word.HELD, f"the run is {state.word}"
-                else:
-                    is_over = is_stepping and self.desk.is_open_since(key, idle_s)  # a step came since
-                    text = "the run trains again"
-                if is_over and self.desk.end(key, text, self._last_step[1] if self._last_step else None):
-                    self.show(text)
+        assert self._last_step is not None, "it was noted before"
+        found = [(kind, key) for kind in ENDED_KINDS for key in self.desk.open_keys(kind)]
+        self._open_at = {key: self._open_at.get(key, self._last_step) for _, key in found}
+        is_stepping = state.word in _STEPPING
+        for kind, key in found:
+            if kind is Kind.HELD:
+                is_over, text = state.word is not Word.HELD, f"the run is {state.word}"
+            else:
+                is_over, text = is_stepping and self._open_at[key] != self._last_step, "the run trains again"
+            if is_over and self.desk.end(key, text, self._last_step[1]):
+                self.show(text)
 
     def _alert(self, alert: Alert, seen_id: str | None) -> None:
         looked = alert.model_copy(update={"look": look_at(alert.kind, self.run_dir)})

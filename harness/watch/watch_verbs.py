@@ -45,9 +45,7 @@ def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Pa
     help="Only look: the run gets no command, not even for evidence, and nobody an alert. What is seen is printed, and "
     "written to watch/alerts.jsonl.",
 )
-@click.option(
-    "--test-alert", is_flag=True, help="Send a message to every place for alerts, and leave."
-)
+@click.option("--test-alert", is_flag=True, help="Send a message to every place for alerts, and leave.")
 @click.option(
     "--alert-url",
     "alert_urls",

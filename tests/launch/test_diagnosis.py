@@ -201,3 +201,19 @@ def test_where_nothing_runs_there_are_no_stacks_to_ask_for(run_dir: RunDir) -> N
     write(run_dir, beat(0))
     with pytest.raises(UsageError, match="is running, so there are no stacks to ask for; leave --stacks away"):
         ask_for_stacks(run_dir, print)
+
+
+def test_a_launch_that_has_ended_is_said_to_have_ended_and_why(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.launch(1).mkdir(parents=True)
+    (run_dir.launch(1) / "launch.json").write_text('{"world_size": 2}')
+    cause = {"rank": 1, "host": "n2", "text": "rank 1 was killed by SIGKILL", "return_code": -9, "log": "/x/node_1.log"}
+    ended = {"ended": "2026-11-30T18:00:00+0000", "exit_code": 70, "action": "stop", "reason": "gave up"}
+    (run_dir.launch(1) / "ended.json").write_text(json.dumps(ended | {"cause": cause | {"last_lines": ["step 7"]}}))
+    assert diagnosis_text(run_dir).splitlines() == [
+        "launch 1: 0 of 2 ranks have given a sign of life",
+        "it has ended at 2026-11-30T18:00:00+0000 with exit code 70: gave up",
+        "first cause on n2: rank 1 was killed by SIGKILL; the end of /x/node_1.log:",
+        "  step 7",
+        f"logs: {run_dir.launch(1)}/node_*.log",
+    ]

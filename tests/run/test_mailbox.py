@@ -361,3 +361,13 @@ def test_a_file_that_vanishes_while_it_is_looked_at_is_no_order(
     monkeypatch.setattr(os, "open", withdraw)
     assert box.poll() == []
     assert names(run_dir.signals_rejected) == []
+
+
+def test_a_command_to_come_back_that_is_older_than_the_launch_was_carried_out_by_it(run_dir: RunDir) -> None:
+    mailbox(run_dir)
+    for name, given in (("save-and-stop", 500.0), ("save", 500.0), ("stop", 500.0), ("new.json", 1001.0)):
+        (run_dir.signals / name).write_text('{"kind": "save-and-stop"}' if name == "new.json" else "")
+        os.utime(run_dir.signals / name, (given, given))
+    found = Mailbox(run_dir, begun=NOW).poll()
+    assert sorted(command.source for command in found) == ["new.json", "save", "stop"]
+    assert rejected(run_dir)["save-and-stop"].startswith("it was given before this launch began, and would end it at")

@@ -16,12 +16,14 @@ from harness.errors import EXIT_FINISHED, ConfigError, HarnessError, UsageError
 from harness.json_text import parse_json
 from harness.plan.schedule import phase_schedules
 from harness.run.commands.command import MAX_REASON_LENGTH
+from harness.run.commands.kinds import CommandKind
 from harness.run.commands.mailbox import MAX_COMMAND_BYTES
 from harness.run.commands.reach import problem_of, reach_of
 from harness.run.commands.requests import AnyRequest, Rollback
 from harness.run.event_types import Exit, Resumed, Started
 from harness.run.events import kinds_of, last_event
 from harness.run.files import read_regular, replace_file
+from harness.run.heartbeats import active_beats, read_beats
 from harness.run.lock import last_owner_of, owner_of
 from harness.run.paths import RunDir
 
@@ -44,10 +46,17 @@ def give(run_dir: RunDir, request: AnyRequest, reason: str = "") -> Path:
             f"the reason has {len(reason):,} characters; at most {MAX_REASON_LENGTH:,} are kept with a command"
         )
     require_possible(run_dir, request)
-    if not isinstance(request, Rollback) and not _seems_to_train(run_dir) and (end := _finish(run_dir)) is not None:
+    is_trained = isinstance(request, Rollback) or _seems_to_train(run_dir)
+    if not is_trained and (end := _finish(run_dir)) is not None:
         raise UsageError(
             f"the run in {run_dir.root} has finished at step {end.step}, and nobody trains there: {request.kind} would "
             "only disturb the next start. To train longer, add a phase to the configuration and start it again"
+        )
+    if not is_trained and request.kind is CommandKind.SAVE_AND_STOP:
+        raise UsageError(
+            f"nobody trains in {run_dir.root} now, so there is nothing to save and to stop: the command would only end "
+            f"the next start. A start may be under way: look with `harness status {run_dir.root}`. To keep a job from "
+            "starting, use `scontrol hold` or `scancel`; `stop` makes the next start leave for good"
         )
     return _write(run_dir, f"{request.kind}-{time.time_ns()}-{os.getpid()}", request, reason)
 
@@ -117,6 +126,12 @@ def wait_for(run_dir: RunDir, command: Path, *, timeout_s: float, poll_s: float 
         with suppress(FileNotFoundError):
             reason = read_regular(run_dir.signals_rejected / f"{command.name}.reason", _MOST_BYTES)
             raise UsageError(f"the run rejected the command {command.name}: {reason.decode(errors='replace').strip()}")
+        if not is_trained and command.name.startswith(f"{CommandKind.SAVE_AND_STOP}-"):
+            command.unlink(missing_ok=True)
+            raise UsageError(
+                f"the run in {run_dir.root} ended before it took the command, which was withdrawn: it would only end "
+                f"the next start; see `harness status {run_dir.root}`"
+            )
         if not is_trained:
             raise UsageError(
                 f"nobody seems to train in {run_dir.root}: the command waits in {command} and takes effect when "
@@ -191,8 +206,11 @@ def _require_done(outcome: dict[str, object]) -> dict[str, object]:
 
 
 def _seems_to_train(run_dir: RunDir) -> bool:
-    """Return whether the run's lock is held, or the metrics are fresh where another host may lock invisibly."""
+    """Return whether the run's lock is held, or signs of life are fresh where another host may lock invisibly."""
     if owner_of(run_dir) is not None:
+        return True
+    now = time.time()
+    if any(not beat.is_quiet(now) for beat in active_beats(read_beats(run_dir))):
         return True
     owner = last_owner_of(run_dir)
     if owner is None or owner.host == socket.gethostname():

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import xxhash
 
 from harness.run.commands.command import Command, is_command_name, parse_command, require_command_name
+from harness.run.commands.kinds import CommandKind
 from harness.run.commands.requests import PLAIN_KINDS, AnyRequest, UnreadableCommandError
 from harness.run.files import STAGING_SUFFIX, replace_file
 from harness.run.own_file import RefusedFileError, is_refused, read_own_file
@@ -76,12 +77,19 @@ class Mailbox:
         run_dir: RunDir,
         *,
         problem_of: Callable[[AnyRequest], str | None] = lambda request: None,
+        begun: float = 0.0,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the run. `problem_of` returns why the run rejects a request that is well-formed; None if it does not."""
+        """Take the run.
+
+        `problem_of` returns why the run rejects a request that is well-formed; None if it does not. `begun` is the time
+        at which this launch began, by the clock of the file system: a command to come back that is older was carried
+        out by that.
+        """
         self._run_dir = run_dir
         self._problem_of = problem_of
+        self._begun = begun
         self._clock = clock
         self._monotonic = monotonic
         self._known: set[_File] = set()
@@ -208,7 +216,7 @@ class Mailbox:
                 self._reject(name, inode, str(error))
             return None
         try:
-            problem = self._problem_of(command.request)
+            problem = self._expiry(command.kind, status.st_mtime) or self._problem_of(command.request)
         except OSError:  # the disk does not say: the next poll asks again
             return None
         if problem is not None:
@@ -218,6 +226,15 @@ class Mailbox:
         self._unfinished.pop((name, inode), None)
         self._in_hand[command.id] = (name, inode)
         return command
+
+    def _expiry(self, kind: CommandKind, given: float) -> str | None:
+        """Return why a command of this kind is not carried out any more; None if it is."""
+        if kind is not CommandKind.SAVE_AND_STOP or given >= self._begun:
+            return None
+        return (
+            "it was given before this launch began, and would end it at once: the run has stopped and come back since. "
+            "Give it again if it is meant for this launch"
+        )
 
     def _turn_away(self, name: str, inode: int) -> None:
         """Move a file away that cannot be a command, by its name or its owner."""

@@ -43,6 +43,7 @@ from harness.run.fence import Fence, reporting_takeover
 from harness.run.files import replace_file
 from harness.run.heartbeats import Heartbeat
 from harness.run.launch_folder import hyperparameters
+from harness.run.launches import begun_of_newest
 from harness.run.old_logs import remove_old_logs
 from harness.run.paths import RunDir
 from harness.train.components.agreement import raising_together
@@ -250,7 +251,8 @@ def _linked(parts: _Parts, store: CheckpointStore, start: Start, signals: Signal
     lookout = None
     if is_writer:
         housekeeping.hand(partial(remove_old_logs, run_dir, config.launch.keep_logs))
-        lookout = Lookout(Mailbox(run_dir, problem_of=partial(rollback_problem, run_dir, config)))
+        problem_of = partial(rollback_problem, run_dir, config)
+        lookout = Lookout(Mailbox(run_dir, problem_of=problem_of, begun=begun_of_newest(run_dir)))
         closing.callback(lookout.close)
     inbox = Inbox(lookout, signals, parts.device, fence=store.fence, desk=desk, data=parts.data)
     return _Links(desk=desk, housekeeping=housekeeping, recorder=recorder, inbox=inbox)
