@@ -11,6 +11,7 @@ from pathlib import Path
 
 import harness.errors
 import harness.run.metric_names
+from docs.generate.alerts import alerts_page
 from docs.generate.configuration import configuration_page
 from docs.generate.events import events_page
 from docs.generate.exit_codes import exit_codes_page
@@ -32,6 +33,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "configuration.md": lambda: configuration_page(Config),
     "metrics.md": lambda: metrics_page(harness.run.metric_names),
     "events.md": lambda: events_page(AnyEvent, EVENTS_HEAD, (StepEvent,)),
+    "alerts.md": alerts_page,
     "exit_codes.md": lambda: exit_codes_page(harness.errors),
 }
 """The text of each page, by the name of its file."""

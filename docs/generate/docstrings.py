@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Mapping
+from enum import StrEnum
 from types import ModuleType
 from typing import Any
 
@@ -51,6 +52,26 @@ def constants_of(module: ModuleType) -> dict[str, str]:
                 found[name] = joined(text)
             case _:
                 raise UndocumentedError(f"{module.__name__}.{name}")
+    return found
+
+
+def members_of(enumeration: type[StrEnum]) -> dict[str, str]:
+    """Return the docstring under each member of an enumeration, by its value, in the order of the source.
+
+    Raises:
+        UndocumentedError: A member has none.
+    """
+    (definition,) = ast.parse(inspect.getsource(enumeration)).body
+    assert isinstance(definition, ast.ClassDef), "an enumeration is a class"
+    found: dict[str, str] = {}
+    for statement, following in zip(definition.body, [*definition.body[1:], None], strict=True):
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            name = statement.targets[0].id
+            match following:
+                case ast.Expr(value=ast.Constant(value=str() as text)):
+                    found[enumeration[name].value] = joined(text)
+                case _:
+                    raise UndocumentedError(f"{enumeration.__qualname__}.{name}")
     return found
 
 

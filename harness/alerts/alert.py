@@ -72,7 +72,9 @@ class Kind(StrEnum):
     STOPPED = "stopped"
     """A person or the scheduler ended the run."""
     FINISHED = "finished"
+    """The run has made all its steps."""
     TEST = "test"
+    """Somebody asked for a message, to see whether alerts arrive."""
 
 
 SEVERITIES = {

@@ -84,10 +84,10 @@ def preflight(config: Path, nodes: int | None, run_dir: Path | None, overrides: 
 
 
 @click.command()
-@click.argument("run_dir", type=_PATH)
+@click.argument("run_dirs", metavar="RUN_DIR...", type=_PATH, nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-def status(run_dir: Path, as_json: bool) -> None:
-    """Show where the run in RUN_DIR is.
+def status(run_dirs: tuple[Path, ...], as_json: bool) -> None:
+    """Show where the run in RUN_DIR is; of several, or of a folder of runs, a table.
 
     State and its reason, first cause of a failure, step, age of the last step, speed, time left, job, watcher, open
     alerts, last events. It reads files, and asks Slurm only about a job that gives no sign of life.
@@ -96,15 +96,20 @@ def status(run_dir: Path, as_json: bool) -> None:
     Examples:
       harness status runs/tiny
       harness status runs/tiny --json | jq .time_left_s
+      harness status runs
     """
     import json
-    from dataclasses import asdict
 
-    from harness.launch.status import status_of, status_text
+    from harness.launch.runs import is_run, runs_text, statuses_of
+    from harness.launch.status import status_of, status_text, status_to_json
     from harness.run.paths import RunDir
 
-    found = status_of(RunDir(run_dir))
-    say(json.dumps(asdict(found), indent=2) if as_json else status_text(found))
+    if len(run_dirs) == 1 and is_run(run_dirs[0]):
+        found = status_of(RunDir(run_dirs[0]))
+        say(json.dumps(status_to_json(found), indent=2) if as_json else status_text(found))
+        return
+    runs = statuses_of(run_dirs)
+    say(json.dumps([status_to_json(run) for run in runs], indent=2) if as_json else runs_text(runs))
 
 
 @click.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +23,7 @@ from harness.run.metric_names import LM_LOSS
 from harness.run.paths import RunDir
 from harness.run.watcher_presence import watcher_text
 from harness.run_state.facts import gather
+from harness.run_state.goodput import TimeSpent, sessions_of, time_spent
 from harness.run_state.slurm_job import Ask, ask_slurm
 from harness.run_state.state import OVER, RUNNING, Word, duration_text, late_text, since_text, state_of
 
@@ -66,6 +67,8 @@ class Status:
     """The watcher in words: its place, and the age of its last look."""
     alerts: Mapping[str, Any]
     """Alerts that are open, what waits to be delivered, and how deliveries go."""
+    time: TimeSpent
+    """Where the time of the run went."""
     events: tuple[Mapping[str, Any], ...]
 
 
@@ -115,8 +118,16 @@ def status_of(run_dir: RunDir, now: float | None = None, ask: Ask = ask_slurm) -
         log=_log(run_dir, facts.newest),
         watcher=watcher_text(run_dir, now, is_wanted=is_running),
         alerts=alerts_shown(run_dir),
+        time=time_spent(sessions_of(run_dir, now, is_running=is_running)),
         events=tuple(parse_json(event_line(event, event.time)) for event in events[-NUM_EVENTS:]),
     )
+
+
+def status_to_json(status: Status) -> dict[str, Any]:
+    """Return the status for programs."""
+    further = {"trained_s": status.time.trained_s, "goodput": status.time.goodput}
+    fields = asdict(status)
+    return fields | {"time": fields["time"] | further}
 
 
 def status_text(status: Status) -> str:
@@ -132,6 +143,7 @@ def status_text(status: Status) -> str:
         ("last step", _last_step(status)),
         ("speed", _speed(status)),
         ("time left", None if status.time_left_s is None else _duration(status.time_left_s)),
+        ("time", time_text(status.time)),
         ("slow", ", ".join(status.slow[:_NUM_SLOW]) + (" …" if len(status.slow) > _NUM_SLOW else "") or None),
         ("log", status.log),
         ("watcher", status.watcher),
@@ -188,6 +200,17 @@ def _speed(status: Status) -> str | None:
     if status.step_time_s is None or status.tokens_per_second is None:
         return None
     return f"{status.step_time_s:.2f} s a step, {status.tokens_per_second:,.0f} tokens/s"
+
+
+def time_text(spent: TimeSpent) -> str | None:
+    """Return where the time of a run went, in words; None for a run without time."""
+    if spent.goodput is None:
+        return None
+    lost = {"waits": spent.waited_s, "starts": spent.started_s, "steps made again": spent.repeated_s}
+    parts = [f"{duration_text(seconds)} {name}" for name, seconds in lost.items() if seconds >= 1]
+    return f"{spent.goodput:.0%} of {duration_text(spent.total_s)} for steps that count" + (
+        f"; {', '.join(parts)}" if parts else ""
+    )
 
 
 _NOT_SHOWN = ("time", "kind", "attempt", "stages")

@@ -131,6 +131,8 @@ class Workers:
         self._ask_at = 0.0
         self._answered: float | None = None
         self._spared_until: float | None = None
+        self._told: Failure | None = None
+        """The failure that was reported."""
 
     def start(self, start: WorkerStart, logs: ExitStack) -> None:
         """Start a worker. Its rank is RANK in its environment, or the number of workers before it."""
@@ -259,6 +261,8 @@ class Workers:
         end = self._failure()
         if end is None:
             return None
+        if self._told is not None and self._told.text == str(end):  # its log has our own words by now
+            return self._told
         log = self._logs[end.rank]
         lines: list[str] = []
         with suppress(OSError):
@@ -275,13 +279,15 @@ class Workers:
 
     def _report(self) -> None:
         """Report the failure once, when all workers that could say more about it have ended or had their time."""
-        failure = self._failure()
-        if failure is None or self._reported or self._is_explained(failure):
+        end = self._failure()
+        if end is None or self._reported:
+            return
+        failure = self._told = self.failure()
+        if failure is None or self._is_explained(end):
             return
         self._reported = True
-        log = self._logs[failure.rank]
-        self._show(f"error: {failure}" + ("" if log is None else f"; the end of {log}:"))
-        for line in [] if log is None else last_lines(log, failure.rank):
+        self._show(f"error: {failure.text}" + ("" if failure.log is None else f"; the end of {failure.log}:"))
+        for line in failure.last_lines:
             self._show(f"  {line}")
 
     def _is_explained(self, failure: WorkerExit) -> bool:

@@ -214,7 +214,7 @@ def test_the_text_is_one_screen(run_dir: RunDir) -> None:
     with RunLock(run_dir, "42"):
         lines = status_text(status_of(run_dir, begun + 5)).splitlines()
     assert lines[1].startswith(f"state      starting since {since_text(begun)}: its processes start: process ")
-    assert [lines[0], *lines[2:10]] == [
+    assert [lines[0], *lines[2:11]] == [
         f"run        {run_dir.root}",
         "job        42",
         "launch     1",
@@ -222,10 +222,11 @@ def test_the_text_is_one_screen(run_dir: RunDir) -> None:
         "loss       3.2500",
         "speed      2.00 s a step, 1,024 tokens/s",
         "time left  0:33:16",
+        "time       0% of 5 s for steps that count; 5 s starts",
         f"log        {run_dir.launches / 'job_42.log'}",
         "watcher    none: nobody watches for spikes and hangs",
     ]
-    assert len(lines) == 15
+    assert len(lines) == 16
     assert lines[-1].endswith("saved: step 8, path c, seconds 1.5")
 
 

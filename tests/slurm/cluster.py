@@ -10,8 +10,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "scancel")
@@ -104,6 +104,16 @@ class Cluster:
     def state(self) -> str:
         """Jobs and nodes, for people."""
         return self.command("scontrol", "show", "job") + self.command("sinfo", "--long", "--Node")
+
+    @contextmanager
+    def controller_stopped(self) -> Iterator[None]:
+        """The controller stands still meanwhile, and answers nobody."""
+        controller = next(daemon for daemon in self._daemons if "slurmctld" in str(daemon.args))
+        controller.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            controller.send_signal(signal.SIGCONT)
 
     def _start(self) -> None:
         folder = self.folder

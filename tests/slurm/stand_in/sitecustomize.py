@@ -26,6 +26,11 @@ def _act() -> int:
         write_checkpoint(run / "checkpoints" / f"step_{behaviour['save']:07d}", behaviour["save"])
     sys.stdout.write(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} works\n")
     sys.stdout.flush()
+    if "train" in behaviour:
+        sys.path.append(str(Path(__file__).parents[2]))
+        from pretended_trainer import Trainer
+
+        return Trainer(run, behaviour["train"], int(behaviour.get("exit", 0))).train()
     if "die_on_rank" in behaviour and os.environ["RANK"] == str(behaviour["die_on_rank"]):
         os.kill(os.getpid(), signal.SIGKILL)
     if "die_on_rank" in behaviour:
