@@ -22,7 +22,9 @@ from harness.say import say
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def alerts(run_dir: Path, keys: tuple[str, ...], as_json: bool) -> None:
-    """Show the open alerts of the run in RUN_DIR, what waits to be delivered, and whether deliveries work.
+    """Show or acknowledge the alerts of the run in RUN_DIR.
+
+    Shows those that are open, what waits to be delivered, and whether deliveries work.
 
     Each alert has a key, by which it is acknowledged. All alerts so far are in watch/alerts.jsonl.
 

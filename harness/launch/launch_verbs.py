@@ -87,7 +87,7 @@ def preflight(config: Path, nodes: int | None, run_dir: Path | None, overrides: 
 @click.argument("run_dirs", metavar="RUN_DIR...", type=_PATH, nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def status(run_dirs: tuple[Path, ...], as_json: bool) -> None:
-    """Show where the run in RUN_DIR is; of several, or of a folder of runs, a table.
+    """Show where the run in RUN_DIR is; of several runs a table.
 
     State and its reason, first cause of a failure, step, age of the last step, speed, time left, job, watcher, open
     alerts, last events. It reads files, and asks Slurm only about a job that gives no sign of life.
@@ -100,9 +100,10 @@ def status(run_dirs: tuple[Path, ...], as_json: bool) -> None:
     """
     import json
 
-    from harness.launch.runs import is_run, runs_text, statuses_of
+    from harness.launch.runs import runs_text, statuses_of
     from harness.launch.status import status_of, status_text, status_to_json
     from harness.run.paths import RunDir
+    from harness.run_state.finding import is_run
 
     if len(run_dirs) == 1 and is_run(run_dirs[0]):
         found = status_of(RunDir(run_dirs[0]))

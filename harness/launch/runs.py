@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import UsageError
 from harness.launch.status import Status, status_of
-from harness.run.paths import RunDir
+from harness.run_state.finding import find_runs
 from harness.run_state.slurm_job import Ask, ask_slurm
 from harness.run_state.state import Word, duration_text
 from harness.text import listed, table
-
-_MOST_RUNS = 1000
-
-
-def is_run(folder: Path) -> bool:
-    """Return whether a folder is that of one run, or is to be treated so because it holds none."""
-    return (folder / "launches").is_dir() or not any(_runs_in(folder))
 
 
 def statuses_of(folders: Sequence[Path], ask: Ask = ask_slurm) -> list[Status]:
@@ -26,15 +18,7 @@ def statuses_of(folders: Sequence[Path], ask: Ask = ask_slurm) -> list[Status]:
     Raises:
         UsageError: One of the folders is no run, and has none in it.
     """
-    found = []
-    for folder in folders:
-        runs = [folder] if (folder / "launches").is_dir() else list(_runs_in(folder))
-        if not runs:
-            raise UsageError(f"{folder} is no run directory, and there is none in it; give runs, or a folder of runs")
-        found += runs
-    if len(found) > _MOST_RUNS:
-        raise UsageError(f"these are {len(found):,} runs; at most {_MOST_RUNS:,} are shown at once, name fewer")
-    return [status_of(RunDir(folder), ask=ask) for folder in found]
+    return [status_of(run_dir, ask=ask) for run_dir in find_runs(folders)]
 
 
 def runs_text(runs: Sequence[Status]) -> str:
@@ -61,9 +45,3 @@ def _row(status: Status) -> tuple[str, ...]:
         duration_text(spent.repeated_s + spent.started_s),
         str(len(status.alerts["open"]) or ""),
     )
-
-
-def _runs_in(folder: Path) -> Iterator[Path]:
-    """Yield the runs in a folder, by name, also those one folder further down."""
-    for pattern in ("*/launches", "*/*/launches"):
-        yield from sorted(path.parent for path in folder.glob(pattern) if path.is_dir())

@@ -55,3 +55,16 @@ def watcher_text(run_dir: RunDir, now: float, *, is_wanted: bool) -> str | None:
         only = "" if beat.may_order else ", and only looks: it gives no commands and tells nobody"
         return f"process {beat.pid} on {beat.host} looked {age_s:.0f} s ago{only}"
     return f"none: the last one, on {beat.host}, has been silent for {age_s:.0f} s" if is_wanted else None
+
+
+def is_watched_elsewhere(run_dir: RunDir) -> str | None:
+    """Return in words who watches the run now and may give commands, if that is another process; None if nobody does.
+
+    A watcher that has left wrote its last heartbeat at most a minute ago: then the next look finds nobody.
+    """
+    beat = read_if_valid(run_dir.watch_heartbeat, _Beat) if is_own_file(run_dir.watch_heartbeat) else None
+    if beat is None or not beat.may_order or abs(time.time() - beat.time) > _MOST_SILENCE_S:
+        return None
+    if (beat.host, beat.pid) == (socket.gethostname(), os.getpid()):
+        return None
+    return f"process {beat.pid} on {beat.host}"

@@ -20,15 +20,16 @@ from harness.alerts.looks import look_at
 from harness.alerts.trial import send_test
 from harness.config.load import load_config
 from harness.config.schema import Config
-from harness.errors import DataError, RunInUseError, UsageError
+from harness.errors import DataError, HarnessError, RunInUseError, UsageError
 from harness.run.event_types import Hung
 from harness.run.files import open_own
 from harness.run.launch_requests import request_kill
 from harness.run.launches import CONFIG, launches
 from harness.run.own_file import RefusedFileError, require_own_file
 from harness.run.paths import RunDir
-from harness.run.watcher_presence import write_watcher_beat
+from harness.run.watcher_presence import is_watched_elsewhere, write_watcher_beat
 from harness.run_state.state import Word
+from harness.text import listed
 from harness.watch.announcer import Outputs, WatcherEvents
 from harness.watch.exposition import Address, served
 from harness.watch.hang import HangWatch
@@ -69,6 +70,9 @@ def watch(  # noqa: PLR0913 (what the command line gives)
     config = _own_config(run_dir, config_file or _config_of(run_dir))
     desk = AlertDesk.of(run_dir, config, alert_urls, may_send=may_command)
     make_folder(run_dir)
+    if once and (other := is_watched_elsewhere(run_dir)) is not None:
+        show(f"{run_dir.root} is watched: {other}")
+        return
     with _holding_lock(run_dir):
         state, is_anew = _remembered(run_dir, desk, show)
         outputs = Outputs(events=WatcherEvents(run_dir.events), alerts=desk, show=show, may_command=may_command)
@@ -81,6 +85,25 @@ def watch(  # noqa: PLR0913 (what the command line gives)
         else:
             with served(watcher.latest, metrics_at):
                 _WatchLoop(run_dir, config, watcher, outputs).run()
+
+
+def look_at_each(
+    runs: Sequence[RunDir], *, may_command: bool, alert_urls: Sequence[str], show: Callable[[str], None]
+) -> None:
+    """Look once at each of several runs. What stands in the way of one is shown, and the others are looked at.
+
+    Raises:
+        HarnessError: Some could not be looked at.
+    """
+    failed = []
+    for run_dir in runs:
+        try:
+            watch(run_dir, once=True, may_command=may_command, alert_urls=alert_urls, show=show)
+        except HarnessError as error:
+            show(f"error: {error}")
+            failed.append(run_dir.root)
+    if failed:
+        raise HarnessError(f"{len(failed)} of {len(runs)} runs could not be looked at: {listed(failed)}")
 
 
 def try_alerts(

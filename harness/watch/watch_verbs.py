@@ -37,8 +37,13 @@ def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Pa
 
 
 @click.command()
-@click.argument("run_dir", type=click.Path(path_type=Path))
-@click.option("--once", is_flag=True, help="Look once and leave, for cron. The next look goes on from there.")
+@click.argument("run_dirs", metavar="RUN_DIR...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--once",
+    is_flag=True,
+    help="Look once and leave, for cron; also at several runs, or at all in a folder. The next look goes on from "
+    "there. A run that another watcher watches is left to it.",
+)
 @click.option(
     "--no-orders",
     is_flag=True,
@@ -71,7 +76,7 @@ def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Pa
     "--config", "config_file", type=_EXISTING, help="Configuration of the launch. Default: config.yaml in RUN_DIR."
 )
 def watch(  # noqa: PLR0913 (one argument per option)
-    run_dir: Path,
+    run_dirs: tuple[Path, ...],
     once: bool,
     no_orders: bool,
     test_alert: bool,
@@ -91,22 +96,31 @@ def watch(  # noqa: PLR0913 (one argument per option)
     Examples:
       harness watch runs/tiny
       harness watch runs/tiny --once --no-orders
+      harness watch runs --once
       harness watch runs/tiny --metrics-port 9400
       harness watch runs/tiny --test-alert
     """
+    from harness.errors import UsageError
     from harness.run.paths import RunDir
-    from harness.watch.daemon import try_alerts
+    from harness.run_state.finding import find_runs, is_run
+    from harness.watch.daemon import look_at_each, try_alerts
     from harness.watch.daemon import watch as begin
     from harness.watch.exposition import Address
 
     def show(text: str) -> None:
         say(f"{time.strftime('%H:%M:%S')} {text}")
 
+    if once and (len(run_dirs) > 1 or not is_run(run_dirs[0])):
+        look_at_each(find_runs(run_dirs), may_command=not no_orders, alert_urls=alert_urls, show=show)
+        return
+    if len(run_dirs) > 1:
+        raise UsageError(f"{len(run_dirs)} runs are named; a watcher watches one, and looks at several with --once")
+    run_dir = RunDir(run_dirs[0])
     if test_alert:
-        try_alerts(RunDir(run_dir), config_file, alert_urls, say)
+        try_alerts(run_dir, config_file, alert_urls, say)
         return
     begin(
-        RunDir(run_dir),
+        run_dir,
         once=once,
         may_command=not no_orders,
         alert_urls=alert_urls,

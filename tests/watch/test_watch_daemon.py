@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 from stand_in import ONSET, StandIn, run_dir_in
 
+from harness import cli
 from harness.alerts import desk
 from harness.alerts.addresses import Delivery
 from harness.alerts.alert import Message
@@ -117,3 +119,30 @@ def test_lines_are_followed_through_halves_zeros_and_replacement(tmp_path: Path)
     assert list(new_lines(path, mark)) == [b"now"]
     path.write_bytes(b"new\n")
     assert list(new_lines(path, mark)) == [b"new"]
+
+
+def test_a_look_leaves_a_run_to_the_watcher_that_it_has(tmp_path: Path) -> None:
+    run, told = StandIn(run_dir_in(tmp_path)), []
+    beat = {"time": round(time.time(), 3), "host": "n7", "pid": 4711, "step": 1, "may_order": True}
+    run.run_dir.watch_heartbeat.write_text(json.dumps(beat))
+    look(run.run_dir, told=told)
+    assert told == [f"{run.run_dir.root} is watched: process 4711 on n7"]
+    assert load_state(run.run_dir.watch_state) is None
+    run.run_dir.watch_heartbeat.write_text(json.dumps(beat | {"time": round(time.time() - 61, 3)}))
+    look(run.run_dir)
+    assert load_state(run.run_dir.watch_state) is not None
+
+
+def test_one_look_at_all_runs_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [StandIn(RunDir(tmp_path / "runs" / name), changes={"least_free_gib": 0}) for name in ("a", "b", "c")]
+    for run in runs:
+        run.train(3)
+    (runs[1].run_dir.root / "config.yaml").write_text("run: {}")
+    assert cli.run(["watch", str(tmp_path / "runs"), "--once"]) == 70
+    seen = capsys.readouterr()
+    assert "1 of 3 runs could not be looked at: " in seen.err
+    assert f"watching {runs[2].run_dir.root}" in seen.out
+    states = [load_state(run.run_dir.watch_state) for run in runs]
+    assert [None if state is None else state.step for state in states] == [3, None, 3]
+    assert cli.run(["watch", str(runs[0].run_dir.root), str(runs[2].run_dir.root)]) == 64
+    assert "2 runs are named; a watcher watches one, and looks at several with --once" in capsys.readouterr().err
