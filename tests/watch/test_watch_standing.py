@@ -6,10 +6,11 @@ import json
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from stand_in import CONFIG, StandIn, run_dir_in
+from stand_in import CONFIG, StandIn, run_dir_in, watcher
 
 from harness.alerts.alert import RunName
 from harness.alerts.book_file import read_book
@@ -236,11 +237,13 @@ def test_a_watcher_may_be_started_before_the_job_is(tmp_path: Path) -> None:
     assert load_config(folder / "config.yaml").run.name == "stand-in"
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
 def test_in_a_week_without_trouble_nobody_is_told_anything(tmp_path: Path, seed: int) -> None:
-    """A week of a run, looked at every twenty seconds: launches of a day that end at their time limit and wait."""
+    """A week of a run, looked at every twenty seconds: launches of a day that end at their time limit, and wait."""
     site = Site(tmp_path, stalled_after_s=900)
     day, launch = 86400, 1
+    watching = watcher(site.run)
     for second in range(0, 7 * day, 20):
         at = (second + 977 * seed) % day
         if at < 20 and second:
@@ -256,8 +259,30 @@ def test_in_a_week_without_trouble_nobody_is_told_anything(tmp_path: Path, seed:
             site.run.lock.acquire()
         if site.run.lock.descriptor is not None and second % 200 == 0:
             site.run.train(1)
-        if second % 20 == 0 and (at < 60 or 3500 < at < 4500 or second % 600 == 0):
+            watching.look()
+        if at < 60 or 3500 < at < 4500 or second % 600 == 0:
             site.now = second
             site.standing.look()
     assert launch >= 7
+    assert site.run.step > 2000
+    assert site.told() == []
+
+
+@pytest.mark.parametrize("jump_s", [-86400.0, -60.0, 60.0, 86400.0])
+def test_a_clock_that_jumps_is_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump_s: float) -> None:
+    """The watcher's clock is set, and for some seconds all heartbeats are of another time."""
+    site = Site(tmp_path)
+    site.run.train(5)
+    site.beats()
+    site.look(times=2)
+    right = time.time
+    for module in ("harness.run_state.facts", "harness.alerts.desk"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(time=lambda: right() + jump_s, monotonic=time.monotonic))
+    site.desk.clock = lambda: right() + jump_s
+    for _ in range(20):
+        site.run.train(1)
+        site.look()
+    site.becomes(Life.RUNS, "RUNNING")  # a lock that cannot be seen from here
+    site.write("ended.json", {"exit_code": 75, "action": "requeue"})
+    site.look(times=3)
     assert site.told() == []
