@@ -108,6 +108,8 @@ ENDED, NO_PROGRESS, HELD_BACK = "ended", "no-progress", "held"
 """Keys of the alerts that a run has ended, makes no progress, or does not start, whoever saw it first."""
 ENDED_KINDS = (Kind.FAILED, Kind.GONE, Kind.HELD, Kind.HUNG, Kind.STALLED, Kind.KILLED, Kind.RESTART)
 """Kinds of alerts that are over when the run trains again."""
+OVER_KINDS = (Kind.FAILED, Kind.GONE, Kind.STOPPED, Kind.FINISHED)
+"""Kinds of alerts after which nothing happens in a run by itself."""
 _SEVERITY_OF = {kind: severity for severity, kinds in SEVERITIES.items() for kind in kinds}
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from harness.alerts.addresses import Delivery, deliveries
-from harness.alerts.alert import Alert, Kind, Message, RunName
+from harness.alerts.alert import OVER_KINDS, Alert, Kind, Message, RunName
 from harness.alerts.book import Book, Bookkeeping, Rules, due, note_delivery, note_failure
 from harness.alerts.book_file import LostBookError, changing, delivering, read_book
 from harness.alerts.delivery import UndeliveredError
@@ -96,6 +96,14 @@ class AlertDesk:
             self._log(over, "over", is_sent=any(message.places for message in keeping.made))
         self.deliver()
         return True
+
+    def tell_of_end(self, alert: Alert, seen_id: str) -> bool:
+        """Enter that a run has ended, as `tell` does; nothing else that was open lasts longer than the run."""
+        is_new = self.tell(alert, seen_id)
+        if is_new and alert.kind in OVER_KINDS:
+            for key in [key for key in self._book().things if key != alert.key]:
+                self.end(key, "the run has ended")
+        return is_new
 
     def open_keys(self, kind: Kind) -> list[str]:
         """Return the keys of the open things of a kind, oldest first."""

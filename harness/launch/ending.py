@@ -64,7 +64,7 @@ def tell(run_dir: RunDir, config: Config, told: Alert, launch: str) -> None:
     """
     try:
         desk = AlertDesk.of(run_dir, config, alert_addresses())
-        desk.tell(told.model_copy(update={"look": look_at(told.kind, run_dir)}), ending_id(told.kind, launch))
+        desk.tell_of_end(told.model_copy(update={"look": look_at(told.kind, run_dir)}), ending_id(told.kind, launch))
         desk.tend(is_last=True)
     except (OSError, UsageError) as error:
         complain(f"people could not be told: {error}")

@@ -75,9 +75,12 @@ class Standing:
         where = "" if state.launch is None else state.launch.folder.name
         if state.word is Word.HELD and state.needs_person:
             text = f"the job does not start by itself: {state.reason}"
-            self._alert(Alert(key=HELD_BACK, kind=Kind.HELD, text=text, lasts=True), None)
+            self._alert(Alert(key=HELD_BACK, kind=Kind.HELD, text=text, lasts=True))
         elif (kind := _KINDS.get(state.word)) is not None:
-            self._alert(ending_alert(kind, state.reason), ending_id(kind, where))
+            told = ending_alert(kind, state.reason)
+            looked = told.model_copy(update={"look": look_at(kind, self.run_dir)})
+            if self.desk.tell_of_end(looked, ending_id(kind, where)):
+                self.show(told.text)
 
     def _tell_stall(self, state: State) -> None:
         """Tell people if the run is alive and nothing has been recorded for too long."""
@@ -89,7 +92,7 @@ class Standing:
             return
         text = f"nothing has been recorded for {idle_s:.0f} s, and the run is {state.word}"
         reason = f": {state.reason}" if state.reason else ""
-        self._alert(Alert(key=NO_PROGRESS, kind=Kind.STALLED, text=text + reason, lasts=True), None)
+        self._alert(Alert(key=NO_PROGRESS, kind=Kind.STALLED, text=text + reason, lasts=True))
 
     def _tell_what_is_over(self, state: State) -> None:
         """Tell people that a run that had ended, or stood still, trains again."""
@@ -105,10 +108,8 @@ class Standing:
             if is_over and self.desk.end(key, text, self._last_step[1]):
                 self.show(text)
 
-    def _alert(self, alert: Alert, seen_id: str | None) -> None:
-        looked = alert.model_copy(update={"look": look_at(alert.kind, self.run_dir)})
-        if self.desk.tell(looked, seen_id) and seen_id is not None:
-            self.show(alert.text)
+    def _alert(self, alert: Alert) -> None:
+        self.desk.tell(alert.model_copy(update={"look": look_at(alert.kind, self.run_dir)}))
 
 
 def is_over_for_good(state: State) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from stand_in import CONFIG, StandIn, run_dir_in, watcher
 
-from harness.alerts.alert import RunName
+from harness.alerts.alert import Alert, Kind, RunName
 from harness.alerts.book_file import read_book
 from harness.alerts.desk import AlertDesk
 from harness.config.load import load_config
@@ -286,3 +286,14 @@ def test_a_clock_that_jumps_is_no_page(tmp_path: Path, monkeypatch: pytest.Monke
     site.write("ended.json", {"exit_code": 75, "action": "requeue"})
     site.look(times=3)
     assert site.told() == []
+
+
+def test_what_was_open_is_over_when_the_run_has_ended(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    for kind, key in ((Kind.STALLED, "no-progress"), (Kind.SPIKE, "spike-zh-7"), (Kind.DISK, "disk")):
+        site.desk.tell(Alert(key=key, kind=kind, text="x", lasts=True))
+    site.becomes(Life.OVER, "COMPLETED")
+    site.write("ended.json", {"exit_code": 0, "action": "stop", "alert": False, "reason": "finished"})
+    site.look(times=3)
+    assert read_book(site.run_dir.alert_book).things == {}
+    assert site.told()[3:] == [("finished", "open"), ("stalled", "over"), ("spike", "over"), ("disk", "over")]
