@@ -12,7 +12,7 @@ from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.errors import EXIT_FINISHED, EXIT_INTERNAL, EXIT_REQUEUE, HarnessError, UsageError
 from harness.launch.exits import first_cause
-from harness.launch.requeue import Action, Verdict
+from harness.launch.requeue import Action, Taken, Verdict
 from harness.parallel.environment import alert_addresses
 from harness.run.launches import CONFIG, Failure, node_end_file, node_ends
 from harness.run.paths import RunDir
@@ -51,7 +51,8 @@ def alert_about(verdict: Verdict, exit_code: int, cause: Failure | None) -> Aler
     if cause is not None:
         reason += f"; first cause: {cause.text}"
     if verdict.action is Action.REQUEUE:
-        return None if exit_code == EXIT_REQUEUE else ending_alert(Kind.RESTART, reason)
+        was_meant = exit_code == EXIT_REQUEUE or verdict.reason == Taken.REQUEUED
+        return None if was_meant else ending_alert(Kind.RESTART, reason)
     if verdict.alert:
         return ending_alert(Kind.FAILED, reason)
     return ending_alert(Kind.FINISHED if exit_code == EXIT_FINISHED else Kind.STOPPED, reason)

@@ -28,7 +28,7 @@ from harness.errors import (
 )
 from harness.launch.ending import alert_about, cause_of, tell, tell_of_failed_start
 from harness.launch.exits import AGREED_EXITS, EXPLAINED_EXITS
-from harness.launch.requeue import QUIET_EXITS, Action, Verdict, decide_resume
+from harness.launch.requeue import QUIET_EXITS, Action, Taken, Verdict, decide_resume
 from harness.parallel.environment import job_id, restart_count
 from harness.run.event_types import LaunchEnded
 from harness.run.events import append_event
@@ -102,15 +102,16 @@ def begin(run_dir: RunDir, submission: Path, *, sleep: Callable[[float], None] =
 def end(run_dir: RunDir, launch: Path, srun_code: int, job_state: str) -> int:
     """Write down how a launch ended and what is decided; return the exit code for the batch script.
 
-    `srun_code` is the highest exit code of all nodes, or 128 and a signal. `job_state` is the state of the job and its
-    reason as Slurm names them, such as `RUNNING:None`.
+    `srun_code` is the highest exit code of all nodes, or 128 and a signal. `job_state` is the state of the job, its
+    reason and the number of its restarts as Slurm has them, such as `RUNNING:None:0`.
     """
     config = load_config(launch / CONFIG)
     exit_code = agreed_code(node_ends(launch), srun_code)
     cause = cause_of(launch) if exit_code not in QUIET_EXITS else None
     ended = LaunchEnding(ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"), exit_code=exit_code, cause=cause)
     _write_ending(launch, ended)
-    verdict = decide_resume(_ends(run_dir, exit_code), config.launch, is_taken=_is_taken(job_state))
+    taken = taken_by(job_state, restart_count())
+    verdict = decide_resume(_ends(run_dir, exit_code), config.launch, taken=taken)
     killed = kill_reason(launch)
     if killed is not None:
         verdict = replace(verdict, reason=f"killed because it hung ({killed}); {verdict.reason}")
@@ -120,7 +121,7 @@ def end(run_dir: RunDir, launch: Path, srun_code: int, job_state: str) -> int:
     told = alert_about(verdict, exit_code, None if killed is not None else cause)
     if told is not None:
         tell(run_dir, config, told, launch.name)
-    if verdict.action is Action.REQUEUE:
+    if verdict.action is Action.REQUEUE and taken is None:
         return EXIT_REQUEUE
     return exit_code if exit_code != EXIT_REQUEUE else EXIT_NEEDS_PERSON
 
@@ -202,10 +203,17 @@ def _begin(run_dir: RunDir, submission: Path) -> int:
     return EXIT_FINISHED
 
 
-def _is_taken(job_state: str) -> bool:
-    """Return whether Slurm ends the job for another reason than its time limit; False if Slurm did not answer."""
-    state, _, reason = job_state.partition(":")
-    return state not in ("RUNNING", "UNKNOWN") and reason != "TimeLimit"
+def taken_by(job_state: str, restarts: int) -> Taken | None:
+    """Return what becomes of the job if Slurm ends it for another reason than its time limit (pure).
+
+    None if it does not, or did not answer. `restarts` is the number of restarts that led to this start: Slurm counts
+    the next one as soon as it has decided to start the job again, and calls both a cancelled and a requeued job
+    COMPLETING.
+    """
+    state, reason, counted = (job_state.split(":") + ["", ""])[:3]
+    if state in ("RUNNING", "UNKNOWN") or reason == "TimeLimit":
+        return None
+    return Taken.REQUEUED if counted.isdecimal() and int(counted) > restarts else Taken.CANCELLED
 
 
 @contextmanager

@@ -53,20 +53,29 @@ QUIET_EXITS = (EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON)
 """Exit codes of launches in which nothing went wrong."""
 
 
-def decide_resume(history: Sequence[LaunchEnd], settings: LaunchConfig, *, is_taken: bool = False) -> Verdict:
+class Taken(StrEnum):
+    """What Slurm does with a job that somebody took its nodes from."""
+
+    CANCELLED = "the job was cancelled, or preempted by Slurm"
+    REQUEUED = "requeued by Slurm, or by a person"
+    """Slurm starts it again by itself."""
+
+
+def decide_resume(history: Sequence[LaunchEnd], settings: LaunchConfig, *, taken: Taken | None = None) -> Verdict:
     """Return the decision about a job after its last launch.
 
     Args:
         history: The launches of this job, oldest first, at least one. A job that a person submits starts a new history.
         settings: Says after how many launches without progress to give up.
-        is_taken: Whether a person cancelled the job or Slurm preempted it. Then they decide whether it is requeued.
+        taken: What becomes of a job that a person or Slurm took the nodes from; None if nobody did. It is their decision.
     """
     assert history, "a decision needs a launch that ended"
     last = history[-1]
     if last.exit_code in _FINAL:
         return _FINAL[last.exit_code]
-    if is_taken:
-        return Verdict(action=Action.STOP, alert=False, reason="the job was cancelled, or preempted by Slurm")
+    if taken is not None:
+        action = Action.REQUEUE if taken is Taken.REQUEUED else Action.STOP
+        return Verdict(action=action, alert=False, reason=taken)
     cause = ending_text(last.exit_code)
     if last.progressed:
         return Verdict(action=Action.REQUEUE, alert=False, reason=f"{cause}; it had saved something new")

@@ -217,7 +217,8 @@ def _of_silent_job(facts: Facts, launch: LaunchRecord) -> State:
     if job.life is Life.RUNS:
         return _of_silent_start(facts, launch)
     if job.life is Life.LEAVES:
-        return State(word=Word.ENDING, reason=job.in_words, launch=launch)
+        word = Word.REQUEUED if job.restarts >= facts.num_starts else Word.ENDING
+        return State(word=word, reason=job.in_words, launch=launch)
     if job.life is Life.CANCELLED:
         return State(word=Word.STOPPED, reason=f"the job was cancelled; {job.in_words}", launch=launch)
     return State(word=Word.GONE, reason=f"{_LEFT_NO_WORD}. {job.in_words}", needs_person=True, launch=launch)

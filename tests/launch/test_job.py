@@ -193,18 +193,24 @@ def test_the_end_is_written_down_and_told(run_dir: RunDir, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("state", "code"),
+    ("state", "code", "action"),
     [
-        ("RUNNING:None", 75),
-        ("UNKNOWN", 75),
-        ("COMPLETING:TimeLimit", 75),
-        ("COMPLETING:None", 76),
-        ("CANCELLED:None", 76),
+        ("RUNNING:None:0", 75, "requeue"),
+        ("RUNNING:None", 75, "requeue"),
+        ("UNKNOWN", 75, "requeue"),
+        ("COMPLETING:TimeLimit:0", 75, "requeue"),
+        ("COMPLETING:None:0", 76, "stop"),
+        ("CANCELLED:None:0", 76, "stop"),
+        ("COMPLETING:None:1", 76, "requeue"),  # Slurm has counted the next start already
+        ("COMPLETING:None", 76, "stop"),
     ],
 )
-def test_only_a_job_that_slurm_does_not_take_away_is_requeued(run_dir: RunDir, state: str, code: int) -> None:
+def test_only_a_job_that_slurm_does_not_take_away_is_requeued(
+    run_dir: RunDir, state: str, code: int, action: str
+) -> None:
     folder = begin(run_dir, run_dir.launch(1))
     assert end(run_dir, folder, 75, state) == code
+    assert json.loads((folder / "ended.json").read_text())["action"] == action
 
 
 def test_a_final_end_keeps_its_exit_code(run_dir: RunDir) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.config.operation import LaunchConfig
-from harness.launch.requeue import Action, decide_resume
+from harness.launch.requeue import Action, Taken, decide_resume
 from harness.run.launches import LaunchEnd
 
 LIMITS = LaunchConfig(max_failures_without_progress=3, max_launches_without_progress=5)
@@ -86,7 +86,7 @@ def test_the_first_launch_is_told_in_the_singular() -> None:
 
 @pytest.mark.parametrize("code", [75, 70, 137, None])
 def test_a_cancelled_job_does_not_come_back(code: int | None) -> None:
-    verdict = decide_resume(ends((code, True)), LIMITS, is_taken=True)
+    verdict = decide_resume(ends((code, True)), LIMITS, taken=Taken.CANCELLED)
     assert (verdict.action, verdict.alert, verdict.reason) == (
         Action.STOP,
         False,
@@ -94,8 +94,17 @@ def test_a_cancelled_job_does_not_come_back(code: int | None) -> None:
     )
 
 
+def test_a_job_that_slurm_starts_again_is_requeued() -> None:
+    verdict = decide_resume(ends((143, False)), LIMITS, taken=Taken.REQUEUED)
+    assert (verdict.action, verdict.alert, verdict.reason) == (
+        Action.REQUEUE,
+        False,
+        "requeued by Slurm, or by a person",
+    )
+
+
 def test_a_cancelled_job_that_had_finished_has_finished() -> None:
-    assert decide_resume(ends((0, True)), LIMITS, is_taken=True).reason == "finished"
+    assert decide_resume(ends((0, True)), LIMITS, taken=Taken.CANCELLED).reason == "finished"
 
 
 def test_nothing_can_be_decided_without_a_launch() -> None:
