@@ -78,7 +78,7 @@ class DetectorState:
 
 
 _STATE = TypeAdapter(DetectorState)
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Detector:
@@ -198,7 +198,7 @@ class Detector:
             elif record.attempt != state.attempt or record.step <= state.step:
                 state.not_finite.clear()
                 for curve in state.curves.values():
-                    curve.rewind()
+                    curve.rewind(record.step)
                 state.witness.rewind()
         state.attempt = record.attempt
         state.tokens = tokens

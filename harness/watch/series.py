@@ -7,7 +7,9 @@ quiet ── beyond the threshold ──▶ suspect ── again within four val
   └──────── accepted as the curve's new level after `accept_after_values` ◀───────────────────────┘
 ```
 
-While an episode is open nothing is learnt: otherwise the strange values themselves would soon count as normal.
+While an episode is open nothing is learnt: otherwise the strange values themselves would soon count as normal. When an
+open episode returns after ordinary values, or grows by half, it is called suspect again, up to the present step:
+checkpoints and people must know how far it reaches.
 """
 
 from __future__ import annotations
@@ -18,17 +20,21 @@ from statistics import median
 from harness.watch.baseline import Baseline
 from harness.watch.verdict import Direction, Kind, OpenEpisode, Verdict
 
-_NUM_RECENT = 8
+NUM_RECENT = 8
 _NUM_CONFIRMING = 4
+_MOST_KEPT = 64
+"""The lists of the last values are cut to their needed length when they are this long."""
+_GROWN = 1.5
+"""An open episode is said again when it is larger than what was said by this factor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesSettings:
     """Thresholds of a series, in standard deviations of the curve's own noise."""
 
-    least_threshold: float = 6.2
+    least_threshold: float = 7.0
     """A curve with normal noise is suspect from here."""
-    most_threshold: float = 7.0
+    most_threshold: float = 7.5
     """A curve with heavy tails is suspect from here at the latest."""
     one_alarm_in: float = 1e7
     """Number of values in which the measured tail exceeds the threshold once, within the two limits above."""
@@ -42,11 +48,16 @@ class SeriesSettings:
     """Values within this are ordinary."""
     ordinary_values: int = 3
     """Number of ordinary values in a row that end an episode."""
-    accept_after_values: int = 200
-    """Number of values after which the level of an episode becomes the new normal."""
+    least_fall_z: float = 3.5
+    """A fall is one only if the slow filter, by its own noise, sees this much of it. After a rise that the fast filter
+    followed, the return is no fall."""
+    accept_after_values: int = 40
+    """Number of values after which the level of an episode becomes the new normal …"""
+    accept_after_steps: int = 200
+    """… if it has lasted for this many steps too."""
     start_after_values: int = 32
     """Number of values before which only an explosion is reported."""
-    young_surplus: float = 16.0
+    young_surplus: float = 8.0
     """After n values the threshold is higher by this number divided by n, because little is known of the noise yet."""
     explosion_nats: float = 1.5
     """A rise by this much is reported at any time, even after a planned change."""
@@ -65,6 +76,8 @@ class Episode:
     end: int
     peak_z: float = 0.0
     height: float = 0.0
+    said_z: float = 0.0
+    """Size of the peak when the episode was called suspect last."""
     confirmed: bool = False
     num_values: int = 0
     num_ordinary: int = 0
@@ -88,7 +101,16 @@ class Series:
         """Judge one finite value, backed by `weight` tokens; return the new verdicts, usually none."""
         baseline = self.baseline
         z = baseline.judge(value, weight)
-        self._remember(step, z, settings)
+        self.recent_z.append(z)
+        self.recent_steps.append(step)
+        if len(self.recent_z) >= _MOST_KEPT:
+            del self.recent_z[:-NUM_RECENT], self.recent_steps[:-NUM_RECENT]
+        allowance = settings.pile_allowance
+        if z > allowance or z < -allowance or self.pile_up or self.pile_down:
+            self._pile(z, settings)
+        elif self.episode is None:  # nearly always
+            baseline.learn(value, weight, z)
+            return []
         if self.episode is not None:
             return self._follow(step, z, settings, witnessed)
         if (
@@ -117,13 +139,13 @@ class Series:
             start=episode.start,
             end=episode.end,
             peak_z=episode.peak_z,
-            recent_z=median(self.recent_z[-1 - episode.num_values :]),
+            recent_z=median(self.recent_z[-min(NUM_RECENT, 1 + episode.num_values) :]),
         )
 
     def threshold(self, sign: int, settings: SeriesSettings, witnessed: bool = False) -> float:
         """Return the size from which a move in this direction is suspect."""
         tail = self.baseline.up if sign > 0 else self.baseline.down
-        size = tail.exceeded_once_in(settings.one_alarm_in)
+        size = tail.exceeded_once_in(settings.one_alarm_in, self.baseline.age)
         size = min(max(size, settings.least_threshold), settings.most_threshold)
         size *= 1.0 + settings.young_surplus / max(1, self.baseline.num_values)
         return size * settings.witnessed_share if witnessed else size
@@ -139,22 +161,21 @@ class Series:
         self.recent_z.clear()
         self.recent_steps.clear()
 
-    def relearn(self, level: float | None = None) -> None:
-        """Forget the episode and the trend, and learn the level anew: from `level` on, or from the next values."""
+    def relearn(self) -> None:
+        """Forget the episode and the trend, and learn the level anew from the next values."""
         self.forget_episode()
-        self.baseline.relearn(level)
+        self.baseline.relearn()
 
-    def _remember(self, step: int, z: float, settings: SeriesSettings) -> None:
-        """Keep the last sizes, and update the cumulative sums."""
-        self.recent_z.append(z)
-        self.recent_steps.append(step)
-        if len(self.recent_z) > _NUM_RECENT:
-            del self.recent_z[0], self.recent_steps[0]
-        allowance = settings.pile_allowance
-        if z > allowance or self.pile_up:
-            self.pile_up = max(0.0, self.pile_up + min(z, settings.least_threshold) - allowance)
-        if z < -allowance or self.pile_down:
-            self.pile_down = max(0.0, self.pile_down - max(z, -settings.least_threshold) - allowance)
+    def move_to(self, level: float) -> None:
+        """Forget the episode, and go on from another level with the noise that is known."""
+        self.forget_episode()
+        self.baseline.move_to(level)
+
+    def _pile(self, z: float, settings: SeriesSettings) -> None:
+        """Update the cumulative sums."""
+        cap, allowance = settings.least_threshold, settings.pile_allowance
+        self.pile_up = max(0.0, self.pile_up + min(z, cap) - allowance)
+        self.pile_down = max(0.0, self.pile_down - max(z, -cap) - allowance)
 
     def _open(self, step: int, z: float, settings: SeriesSettings, witnessed: bool) -> list[Verdict]:
         """Open an episode if this value is strange, by itself or with those before it."""
@@ -169,30 +190,39 @@ class Series:
         tall = abs(z) >= threshold or seen_again
         if not (tall and abs(residual) >= settings.least_jump_nats) and not self._piled(sign, settings):
             return []
+        if sign < 0 and -self.baseline.slow_z() < settings.least_fall_z:
+            return []
         start = self._first_off(sign, settings) if seen_again else step
         episode = self.episode = Episode(sign=sign, start=start, end=step)
         self._grow(episode, step, z)
-        return [self._verdict("suspect", episode, step), *self._confirm(episode, step, settings, threshold)]
+        return [self._suspect(episode, step), *self._confirm(episode, step, settings, threshold)]
 
     def _follow(self, step: int, z: float, settings: SeriesSettings, witnessed: bool) -> list[Verdict]:
         """Continue the open episode: confirm it, close it, or accept its level."""
         episode = self.episode
         assert episode is not None, "an episode is open"
         episode.num_values += 1
-        if episode.num_values >= settings.accept_after_values:
+        has_lasted = step - episode.start >= settings.accept_after_steps
+        if has_lasted and episode.num_values >= settings.accept_after_values:
             return self._accept(episode, step)
         if -z * episode.sign >= self.threshold(-episode.sign, settings):
             verdicts = [self._close(episode, step), *self._open(step, z, settings, witnessed)]
             self.baseline.hold()
             return verdicts
-        if z * episode.sign >= settings.ordinary_z:
-            self._grow(episode, step, z)
-        else:
-            episode.num_ordinary += 1
         self.baseline.hold()
-        if episode.num_ordinary >= settings.ordinary_values:
-            return [self._close(episode, step)]
-        return self._confirm(episode, step, settings, self.threshold(episode.sign, settings, witnessed))
+        size = z * episode.sign
+        if size < settings.ordinary_z:
+            episode.num_ordinary += 1
+            if episode.num_ordinary >= settings.ordinary_values:
+                return [self._close(episode, step)]
+            return []
+        threshold = self.threshold(episode.sign, settings, witnessed)
+        has_returned = episode.num_ordinary > 0
+        self._grow(episode, step, z)
+        verdicts = self._confirm(episode, step, settings, threshold)
+        if size >= threshold and (has_returned or size >= _GROWN * abs(episode.said_z)):
+            verdicts.insert(0, self._suspect(episode, step))
+        return verdicts
 
     def _grow(self, episode: Episode, step: int, z: float) -> None:
         """Extend the open episode by a value that is off."""
@@ -208,6 +238,11 @@ class Series:
         episode.confirmed = True
         return [self._verdict("confirmed", episode, step)]
 
+    def _suspect(self, episode: Episode, step: int) -> Verdict:
+        """Call the open episode suspect, up to this step."""
+        episode.said_z = episode.peak_z
+        return self._verdict("suspect", episode, step)
+
     def _close(self, episode: Episode, step: int) -> Verdict:
         """Close the open episode: the curve came back by itself."""
         verdict = self._verdict("benign", episode, step)
@@ -217,7 +252,7 @@ class Series:
     def _accept(self, episode: Episode, step: int) -> list[Verdict]:
         """Close an episode that did not end by itself: its level is now the level of the curve."""
         verdict = self._verdict("confirmed", episode, step)
-        self.relearn(self.baseline.forecast + median(self.recent_z) * self.baseline.sigma)
+        self.move_to(self.baseline.forecast + median(self.recent_z[-NUM_RECENT:]) * self.baseline.sigma)
         return [verdict]
 
     def _seen_again(self, sign: int, settings: SeriesSettings, threshold: float) -> bool:
