@@ -36,8 +36,8 @@ YOUNG_VALUES = 20
 LEAST_SIGMA = 5e-4
 """Minimum standard deviation that is assumed for a curve, in nats. 16 M tokens per step have about 3e-3."""
 _CLIP = 1.25
-"""Residuals beyond this many scales count as this many, in the level and in the scale. The closer, the less a spike adds
-to the noise by which the next one is judged: with one strange value in five the scale grows by 1.4, at 2.5 by 2.2."""
+"""Residuals beyond this many scales count as this many, in the level and in the scale. The closer, the less a spike
+adds to the noise by which the next is judged: with one strange value in five the scale grows by 1.4, at 2.5 by 2.2."""
 _MEAN_ABSOLUTE = 0.6967
 """E[min(|z|, 1.25)] of a standard normal z: turns a clipped mean absolute residual into a standard deviation."""
 _BETTER = 0.97
@@ -76,7 +76,10 @@ class Tail:
 
 @dataclass(slots=True)
 class Baseline:
-    """Forecast, scale and tails of one curve. Call `judge`, then exactly one of `learn` and `hold`."""
+    """Forecast, scale and tails of one curve.
+
+    Call `judge`, then exactly one of `learn` and `hold`. After `learn` call `learn_tail` if the value was far off.
+    """
 
     slow: float = 0.0
     """Forecast of the next value by the slow filter."""
@@ -93,8 +96,13 @@ class Baseline:
     """Values learnt since the start or the last `relearn`."""
     long_spread: float = 0.0
     """Clipped mean absolute residual of the forecasts that counted, over many values."""
+    scale: float = 0.0
+    """Standard deviation of the next value, in nats times the square root of tokens."""
     mean_weight: float = 0.0
     """Usual number of tokens behind a value."""
+    weight: float = 1.0
+    """Tokens behind the last judged value."""
+    root_weight: float = 1.0
     up: Tail = field(default_factory=Tail)
     down: Tail = field(default_factory=Tail)
     residual: float = 0.0
@@ -114,18 +122,14 @@ class Baseline:
 
         Sets `residual`, `slow_residual` and `sigma`.
         """
+        if weight != self.weight:
+            self.weight, self.root_weight = weight, math.sqrt(weight)
         self.slow_residual = residual = value - self.slow
-        recent = self.slow_spread
         if self.fast_speaks:
-            residual, recent = value - self.fast, self.fast_spread
-        spread = self.long_spread
-        if spread > recent * _SCALE_TRUST:
-            spread = recent * _SCALE_TRUST
-        elif spread * _SCALE_TRUST < recent:
-            spread = recent / _SCALE_TRUST
-        sigma = spread / (_MEAN_ABSOLUTE * math.sqrt(weight))
-        self.sigma = sigma = sigma if sigma > LEAST_SIGMA else LEAST_SIGMA
+            residual = value - self.fast
         self.residual = residual
+        sigma = self.scale / self.root_weight
+        self.sigma = sigma = sigma if sigma > LEAST_SIGMA else LEAST_SIGMA
         return residual / sigma if self.num_values > 1 else 0.0
 
     def slow_z(self) -> float:
@@ -133,19 +137,21 @@ class Baseline:
         wider = max(1.0, self.slow_spread / self.fast_spread) if self.fast_speaks and self.fast_spread > 0.0 else 1.0
         return self.slow_residual / (self.sigma * wider)
 
-    def learn(self, value: float, weight: float, z: float) -> None:
-        """Update with an ordinary value; `z` is the result of `judge` for it."""
+    def learn(self, value: float) -> None:
+        """Update with an ordinary value, which was judged just before."""
         self.age = age = self.age + 1
         self.num_values = num_values = self.num_values + 1
         if num_values <= 2:
-            self._start(value, weight)
+            self._start(value)
             return
-        root_weight, share = math.sqrt(weight), 1.0
+        weight, root_weight, share = self.weight, self.root_weight, 1.0
         if weight != self.mean_weight:
             share = 1.0 if weight > self.mean_weight else weight / self.mean_weight
             self.mean_weight += (weight - self.mean_weight) / (num_values if num_values < 200 else 200)
-        young = _YOUNG / (num_values + _YOUNG)
-        gain = young if young > _SCALE_GAIN else _SCALE_GAIN
+        gain, long_gain = _SCALE_GAIN, _LONG_SCALE_GAIN
+        if num_values < _YOUNG / _LONG_SCALE_GAIN:
+            young = _YOUNG / (num_values + _YOUNG)
+            gain, long_gain = max(gain, young), max(long_gain, young)
         kept = age / (age + _SHAPE)
         clip = _CLIP / _MEAN_ABSOLUTE if num_values > YOUNG_VALUES else 1e9
         floor = _CLIP * LEAST_SIGMA
@@ -175,17 +181,23 @@ class Baseline:
         fast_spread = self.fast_spread + gain * (fast_size - self.fast_spread)
 
         self.slow_spread, self.fast_spread = slow_spread, fast_spread
-        gain = young if young > _LONG_SCALE_GAIN else _LONG_SCALE_GAIN
-        if self.fast_speaks:
-            self.long_spread += gain * (fast_size - self.long_spread)
-            self.fast_speaks = slow_spread >= fast_spread * _BETTER
-        else:
-            self.long_spread += gain * (slow_size - self.long_spread)
-            self.fast_speaks = fast_spread < slow_spread * _BETTER
+        size = fast_size if self.fast_speaks else slow_size
+        self.long_spread = long = self.long_spread + long_gain * (size - self.long_spread)
+        handicap = 1.0 / _BETTER if self.fast_speaks else _BETTER
+        self.fast_speaks = fast_speaks = fast_spread < slow_spread * handicap
+        recent = fast_spread if fast_speaks else slow_spread
+        if long > recent * _SCALE_TRUST:
+            long = recent * _SCALE_TRUST
+        elif long * _SCALE_TRUST < recent:
+            long = recent / _SCALE_TRUST
+        self.scale = long / _MEAN_ABSOLUTE
+
+    def learn_tail(self, z: float) -> None:
+        """Update the tail on the side of `z`, the result of `judge` for a value that was learnt."""
         if z > TAIL_STARTS:
-            self.up.learn(z, age)
+            self.up.learn(z, self.age)
         elif z < -TAIL_STARTS:
-            self.down.learn(-z, age)
+            self.down.learn(-z, self.age)
 
     def hold(self) -> None:
         """Pass over a strange value without learning from it. The slow trend goes on and fades."""
@@ -206,10 +218,11 @@ class Baseline:
         self.slow = self.fast = level
         self.fast_speaks = True
 
-    def _start(self, value: float, weight: float) -> None:
+    def _start(self, value: float) -> None:
         """Set level and scale from the first two values."""
-        spread = abs(value - self.slow) * math.sqrt(weight) if self.num_values == 2 else 0.0
+        spread = abs(value - self.slow) * self.root_weight if self.num_values == 2 else 0.0
         self.slow = self.fast = value
         self.slow_slope = self.fast_slope = 0.0
         self.slow_spread = self.fast_spread = self.long_spread = spread
-        self.mean_weight = weight
+        self.scale = spread / _MEAN_ABSOLUTE
+        self.mean_weight = self.weight

@@ -87,7 +87,7 @@ class Block:
 
 @dataclass(slots=True)
 class Creep:
-    """How far the blocks are from their slow forecast, and since when; after a resume also in sum."""
+    """Distance of the blocks from their slow forecast, and since when; after a resume also the sum of distances."""
 
     start: int | None = None
     """First step since which every block is well above its forecast."""
@@ -184,6 +184,9 @@ class Curve:
         baseline = fast.baseline
         if was_open and verdicts[-1].kind == "confirmed":  # the new level was accepted
             self._move_to(baseline.forecast)
+            if baseline.num_values < settings.start_after_values:  # and with it another noise
+                self.blocks.series.relearn()
+                self.drift.series.relearn()
             return verdicts
         if not -_CLIP < fast.recent_z[-1] < _CLIP and baseline.num_values >= settings.start_after_values:
             excess = abs(baseline.residual) - _CLIP * baseline.sigma

@@ -26,6 +26,9 @@ _MOST_KEPT = 64
 """The lists of the last values are cut to their needed length when they are this long."""
 _GROWN = 1.5
 """An open episode is said again when it is larger than what was said by this factor."""
+_NOISIER = 1.5
+"""Median distance of the last values from their middle, in standard deviations (0.67 if the noise is as it was), from
+which the noise of an accepted level is learnt anew too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +112,7 @@ class Series:
         if z > allowance or z < -allowance or self.pile_up or self.pile_down:
             self._pile(z, settings)
         elif self.episode is None:  # nearly always
-            baseline.learn(value, weight, z)
+            baseline.learn(value)
             return []
         if self.episode is not None:
             return self._follow(step, z, settings, witnessed)
@@ -118,13 +121,13 @@ class Series:
             and self.pile_up < settings.pile_limit
             and self.pile_down < settings.pile_limit
         ):
-            baseline.learn(value, weight, z)
+            self._learn(value, z)
             return []
         verdicts = self._open(step, z, settings, witnessed)
         if verdicts:
             baseline.hold()
         else:
-            baseline.learn(value, weight, z)
+            self._learn(value, z)
         return verdicts
 
     def open_episode(self) -> OpenEpisode | None:
@@ -170,6 +173,11 @@ class Series:
         """Forget the episode, and go on from another level with the noise that is known."""
         self.forget_episode()
         self.baseline.move_to(level)
+
+    def _learn(self, value: float, z: float) -> None:
+        """Learn an ordinary value that may be far off."""
+        self.baseline.learn(value)
+        self.baseline.learn_tail(z)
 
     def _pile(self, z: float, settings: SeriesSettings) -> None:
         """Update the cumulative sums."""
@@ -252,7 +260,12 @@ class Series:
     def _accept(self, episode: Episode, step: int) -> list[Verdict]:
         """Close an episode that did not end by itself: its level is now the level of the curve."""
         verdict = self._verdict("confirmed", episode, step)
-        self.move_to(self.baseline.forecast + median(self.recent_z[-NUM_RECENT:]) * self.baseline.sigma)
+        recent = self.recent_z[-NUM_RECENT:]
+        middle = median(recent)
+        is_as_noisy = median(abs(z - middle) for z in recent) < _NOISIER
+        self.move_to(self.baseline.forecast + middle * self.baseline.sigma)
+        if not is_as_noisy:
+            self.baseline.relearn()
         return [verdict]
 
     def _seen_again(self, sign: int, settings: SeriesSettings, threshold: float) -> bool:

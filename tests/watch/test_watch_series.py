@@ -230,6 +230,14 @@ def test_an_accepted_level_is_watched_at_once() -> None:
     assert verdicts[-1].start == 3215
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_new_level_with_ten_times_the_noise_is_learnt(seed: int) -> None:
+    louder = random.Random(seed)
+    verdicts = watched(6000, lambda step: (-1.5 + louder.gauss(0.0, 10 * SIGMA)) * (step >= 3000), seed=seed)
+    assert verdicts[0].start in range(3000, 3003)
+    assert max(verdict.step for verdict in verdicts) <= 3300
+
+
 @pytest.mark.parametrize(("interval", "num_values"), [(1, 200), (5, 40), (100, 40)])
 def test_a_new_level_is_accepted_after_200_steps_and_at_least_40_values(interval: int, num_values: int) -> None:
     noise = random.Random(1)
