@@ -82,8 +82,10 @@ _FORMAT = 2
 class Detector:
     """Watches the losses of one run. Feed it every record, in the order in which training wrote them."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: SeriesSettings = VALUE_SETTINGS) -> None:
+        """Start without any knowledge. The settings are those of the total, value by value."""
         self._state = DetectorState()
+        self._settings = settings
 
     def save(self) -> str:
         """Return the state as one line of JSON."""
@@ -109,7 +111,7 @@ class Detector:
         witnessed = record.grad_norm is not None and state.witness.observe(record.grad_norm)
         total = record.loss
         if not record.channels:
-            return [] if total is None else self._judge(TOTAL, total, tokens, record.step, VALUE_SETTINGS, witnessed)
+            return [] if total is None else self._judge(TOTAL, total, tokens, record.step, self._settings, witnessed)
         verdicts: list[Verdict] = []
         if total is not None and math.isfinite(total):
             total -= self._mix_excess(record, tokens)
@@ -117,7 +119,7 @@ class Detector:
             weight = record.tokens.get(channel, 0.0)
             verdicts += self._judge(channel, loss, weight, record.step, CHANNEL_SETTINGS, witnessed)
         if total is not None:
-            verdicts += self._judge(TOTAL, total, tokens, record.step, VALUE_SETTINGS, witnessed)
+            verdicts += self._judge(TOTAL, total, tokens, record.step, self._settings, witnessed)
         return verdicts
 
     def open_episodes(self) -> list[OpenEpisode]:
