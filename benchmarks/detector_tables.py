@@ -73,10 +73,10 @@ def half_real_cases(
             real = [label for label in labels.get(name, ()) if label.start <= logged[-1].step]
             for kind in kinds:
                 made = with_events(logged, kind, seed=0)
-                yield Case(family_of(name), made.curve, _apart(made, real, interval), kind, interval)
+                yield Case(family_of(name), made.curve, apart(made, real, interval), kind, interval)
 
 
-def _apart(made: HalfReal, real: Sequence[Label], interval: int) -> list[Label]:
+def apart(made: HalfReal, real: Sequence[Label], interval: int) -> list[Label]:
     """Return the added events that no real one may hide."""
     margin = 20 * interval
     return [
@@ -148,7 +148,7 @@ def left_out_table(cases: Sequence[Case], rules: Mapping[str, Sequence[Choice]])
     ]
     for title, choices in rules.items():
         all_recorded, all_added = Score(), Score()
-        for family in FAMILIES:
+        for family in (each for each in FAMILIES if any(case.family == each for case in cases)):
             choice = best(choices, cases, lambda case, family=family: case.family != family)  # type: ignore[misc]
             recorded = pooled(choice, cases, lambda c, f=family: c.family == f and c.kind == "recorded")  # type: ignore[misc]
             added = pooled(choice, cases, lambda c, f=family: c.family == f and c.kind != "recorded")  # type: ignore[misc]

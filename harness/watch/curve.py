@@ -28,6 +28,7 @@ BLOCK_SETTINGS = SeriesSettings(
     accept_after_steps=0,
     start_after_values=12,
     pile_limit=1e9,  # blocks are few: two of four are soon enough
+    climb_pile=1e9,
 )
 """For blocks of 16. They report suspect, then confirmed, like single values; or drift."""
 DRIFT_SETTINGS = replace(BLOCK_SETTINGS, accept_after_values=4)

@@ -68,6 +68,10 @@ class SeriesSettings:
     """A cumulative sum grows by the amount by which a value exceeds this …"""
     pile_limit: float = 14.0
     """… and confirms at this height: a move of 4 standard deviations in 7 values."""
+    climb_pile: float = 6.0
+    """From this height of the cumulative sum on (4.2 of this value, and 1.8 of those before it) …"""
+    climb_z: float = 6.2
+    """… a value beyond this is suspect: it is the top of a ramp that the forecast has followed for a while."""
 
 
 @dataclass(slots=True)
@@ -195,7 +199,7 @@ class Series:
             if residual < settings.explosion_nats or z < threshold:
                 return []
         seen_again = self._seen_again(sign, settings, threshold)
-        tall = abs(z) >= threshold or seen_again
+        tall = abs(z) >= threshold or seen_again or self._has_climbed(sign, abs(z), settings)
         if not (tall and abs(residual) >= settings.least_jump_nats) and not self._piled(sign, settings):
             return []
         if sign < 0 and -self.baseline.slow_z() < settings.least_fall_z:
@@ -276,6 +280,10 @@ class Series:
     def _piled(self, sign: int, settings: SeriesSettings) -> bool:
         """Return whether small deviations have added up to a strange one."""
         return (self.pile_up if sign > 0 else self.pile_down) >= settings.pile_limit
+
+    def _has_climbed(self, sign: int, size: float, settings: SeriesSettings) -> bool:
+        """Return whether this value is the top of a ramp."""
+        return size >= settings.climb_z and (self.pile_up if sign > 0 else self.pile_down) >= settings.climb_pile
 
     def _first_off(self, sign: int, settings: SeriesSettings) -> int:
         """Return the first of the last four steps that was off, which is where the episode began."""

@@ -186,6 +186,12 @@ def test_an_open_episode_that_grows_by_half_is_called_suspect_up_to_there() -> N
     ]
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
+def test_a_ramp_that_the_forecast_has_followed_for_a_while_is_found(seed: int) -> None:
+    verdicts = watched(2030, lambda step: 0.27 * (step - 1999) / 8 * (2000 <= step < 2008), seed=seed)
+    assert [(v.kind, v.direction) for v in verdicts if v.step <= 2008][:1] == [("suspect", "up")]
+
+
 def test_the_return_after_a_rise_that_was_followed_is_no_fall() -> None:
     verdicts = watched(2100, lambda step: 0.02 * (step - 2000) * (2000 <= step < 2012), seed=5)
     assert "down" not in {verdict.direction for verdict in verdicts}
