@@ -239,17 +239,19 @@ def creep_lines(curves: Mapping[str, Curve], labels: Mapping[str, Sequence[Label
 
 
 def witness_lines(curves: Mapping[str, Curve]) -> list[str]:
-    """Return how often the gradient norm jumps on quiet curves."""
-    lines = ["| curve | jumps of the gradient norm / 100k |", "|---|---|"]
+    """Return how often the gradient norm jumps on quiet curves, and how often it becomes fourfold at once."""
+    lines = ["| curve | jumps of the gradient norm / 100k | fourfold ones / 100k |", "|---|---|---|"]
     for name, curve in curves.items():
         norms = [(record.step, record.grad_norm) for record in curve if record.grad_norm is not None]
         if not norms:
             continue
-        witness, seen = Witness(), [False]
+        witness, seen, num_fourfold = Witness(), [False], 0
         for step, norm in norms:
+            is_fourfold = norm > 4 * math.exp(witness.level)
             seen.append(witness.observe(norm) and step > FIRST_STEP)
+            num_fourfold += is_fourfold and seen[-1] and not seen[-2]
         num_jumps = sum(now and not before for before, now in pairwise(seen))
-        lines.append(f"| {name} | {1e5 * num_jumps / len(norms):.0f} |")
+        lines.append(f"| {name} | {1e5 * num_jumps / len(norms):.0f} | {1e5 * num_fourfold / len(norms):.0f} |")
     return lines
 
 

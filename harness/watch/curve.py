@@ -237,7 +237,7 @@ class Curve:
         slow = self.blocks.series
         was_open = slow.episode is not None
         found = slow.observe(step, *block, BLOCK_SETTINGS)
-        verdicts = self._alarm_or_drift(found, mean) if found else []
+        verdicts = self._alarm_or_drift(found, step, mean)
         if (diverged := self.drifted.diverged(mean)) is not None:
             start, height = diverged
             alarm = self._verdict("suspect", step, start, height / self.values.baseline.sigma, height)
@@ -260,27 +260,26 @@ class Curve:
         drifts = self.drift.series.observe(step, *long_block, DRIFT_SETTINGS)
         return verdicts + [self.drifted.add(drift, long_block[0]) for drift in drifts if drift.kind == "suspect"]
 
-    def _alarm_or_drift(self, found: list[Verdict], mean: float) -> list[Verdict]:
+    def _alarm_or_drift(self, found: list[Verdict], step: int, mean: float) -> list[Verdict]:
         """Return the verdicts on blocks as alarms where the move is fast and far, otherwise as one drift."""
         verdicts = []
-        if found[0].kind == "benign":
+        if found and found[0].kind == "benign":
             verdicts = [] if self.creeps else found[:1]
             self.creeps, found = False, found[1:]
-            if not found:
-                return verdicts
         episode = self.blocks.series.episode
-        is_new = episode is not None and episode.num_values == 0
-        is_fast = episode is not None and episode.num_values < _ALARM_BLOCKS
-        is_alarm = is_fast and abs(found[-1].height) >= _ALARM_SIGMAS * self.values.baseline.sigma
-        if not is_alarm and is_new:
+        if episode is None:
+            return verdicts if self.creeps else verdicts + found
+        is_far = abs(episode.height) >= _ALARM_SIGMAS * self.values.baseline.sigma
+        is_alarm = is_far and episode.num_values < _ALARM_BLOCKS
+        if episode.num_values == 0 and not is_alarm:
             self.creeps = True
             return [*verdicts, self.drifted.add(found[0], mean)]
-        if not is_alarm and self.creeps:
-            return verdicts
-        if self.creeps and found[0].kind != "suspect":
-            verdicts.append(replace(found[0], kind="suspect"))
-        self.creeps = False
-        return verdicts + found
+        if not self.creeps:
+            return verdicts + found
+        if is_alarm:
+            self.creeps = False
+            return verdicts + self.blocks.series.say_anew(step)
+        return verdicts
 
     def _verdict(self, kind: Kind, step: int, start: int, z: float, height: float) -> Verdict:
         """Return a move between two steps that no episode of a series holds."""

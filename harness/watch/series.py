@@ -35,7 +35,7 @@ which the noise of an accepted level is learnt anew too."""
 class SeriesSettings:
     """Thresholds of a series, in standard deviations of the curve's own noise."""
 
-    least_threshold: float = 7.0
+    least_threshold: float = 6.6
     """A curve with normal noise is suspect from here."""
     most_threshold: float = 7.5
     """A curve with heavy tails is suspect from here at the latest."""
@@ -51,9 +51,6 @@ class SeriesSettings:
     """Values within this are ordinary."""
     ordinary_values: int = 3
     """Number of ordinary values in a row that end an episode."""
-    least_fall_z: float = 3.5
-    """A fall is one only if the slow filter, by its own noise, sees this much of it. After a rise that the fast filter
-    followed, the return is no fall."""
     accept_after_values: int = 40
     """Number of values after which the level of an episode becomes the new normal …"""
     accept_after_steps: int = 200
@@ -149,6 +146,14 @@ class Series:
             recent_z=median(self.recent_z[-min(NUM_RECENT, 1 + episode.num_values) :]),
         )
 
+    def say_anew(self, step: int) -> list[Verdict]:
+        """Return the verdicts on the open episode as if it began here: the policy is done with its earlier start."""
+        episode = self.episode
+        assert episode is not None, "an episode is open"
+        episode.start = step
+        confirmed = [self._verdict("confirmed", episode, step)] if episode.confirmed else []
+        return [self._suspect(episode, step), *confirmed]
+
     def threshold(self, sign: int, settings: SeriesSettings, witnessed: bool = False) -> float:
         """Return the size from which a move in this direction is suspect."""
         tail = self.baseline.up if sign > 0 else self.baseline.down
@@ -201,8 +206,6 @@ class Series:
         seen_again = self._seen_again(sign, settings, threshold)
         tall = abs(z) >= threshold or seen_again or self._has_climbed(sign, abs(z), settings)
         if not (tall and abs(residual) >= settings.least_jump_nats) and not self._piled(sign, settings):
-            return []
-        if sign < 0 and -self.baseline.slow_z() < settings.least_fall_z:
             return []
         start = self._first_off(sign, settings) if seen_again else step
         episode = self.episode = Episode(sign=sign, start=start, end=step)

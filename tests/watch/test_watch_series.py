@@ -119,6 +119,8 @@ def test_a_rise_of_seven_standard_deviations_within_three_blocks_is_an_alarm() -
     verdicts = watched(3100, lambda step: 7 * SIGMA * min(1.0, max(0, step - 3000) / 40))
     assert first_said(verdicts)[-2:] == [("suspect", "up"), ("confirmed", "up")]
     assert verdicts[-1].step <= 3080
+    drifts, alarms = ({v.start for v in verdicts if (v.kind == "drift") == is_drift} for is_drift in (True, False))
+    assert not drifts & alarms  # the policy is done with a start of which it has told people
 
 
 @pytest.mark.parametrize("nats_per_step", [1e-4, 1e-4 * 3, 1e-3])
