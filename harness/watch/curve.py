@@ -39,9 +39,9 @@ _CLIP = 4.0
 _ALARM_SIGMAS, _ALARM_BLOCKS = 5.0, 4
 """A move that blocks see is an alarm if it is this many standard deviations of single values within so many blocks."""
 _DIVERGED_NATS = 0.5
-"""However slowly it crept, a move by this much is an alarm, also in several drifts of one direction …"""
+"""However slowly it crept, a rise by this much is an alarm, also in several drifts …"""
 _SAME_CREEP_BLOCKS = 64
-"""… that follow each other within this many blocks."""
+"""… that follow each other within this many blocks. A fall is none: losses fall."""
 _CREEP_Z, _LEAST_CREEP_NATS = 6.0, 0.05
 """A rise is a creep when the slow filter of the blocks, by its own noise, is behind by this much."""
 _CREEP_BEGINS_Z = 2.0
@@ -122,11 +122,10 @@ class Creep:
 
 @dataclass(slots=True)
 class Drifted:
-    """Drifts of one direction that follow each other."""
+    """Upward drifts that follow each other."""
 
     start: int | None = None
     """Start of the first of them; None if there are none."""
-    sign: float = 1.0
     origin: float = 0.0
     """Level before the first of them."""
     num_blocks: int = 0
@@ -134,8 +133,10 @@ class Drifted:
 
     def add(self, drift: Verdict, mean: float) -> Verdict:
         """Take a drift, and the mean of the block at which it was seen; return it as such."""
-        if self.start is None or self.sign * drift.height < 0.0:
-            self.start, self.sign, self.origin = drift.start, math.copysign(1.0, drift.height), mean - drift.height
+        if drift.height < 0.0:
+            self.start = None
+        elif self.start is None:
+            self.start, self.origin = drift.start, mean - drift.height
         self.num_blocks = 0
         return replace(drift, kind="drift")
 
@@ -144,7 +145,7 @@ class Drifted:
         self.num_blocks += 1
         if self.num_blocks > _SAME_CREEP_BLOCKS:
             self.start = None
-        if self.start is None or self.sign * (mean - self.origin) < _DIVERGED_NATS:
+        if self.start is None or mean - self.origin < _DIVERGED_NATS:
             return None
         start, self.start = self.start, None
         return start, mean - self.origin

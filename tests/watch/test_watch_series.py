@@ -137,6 +137,11 @@ def test_a_creep_that_comes_to_half_a_nat_is_an_alarm() -> None:
     assert alarms[0].step <= 7000
 
 
+def test_a_loss_that_falls_faster_than_before_is_never_an_alarm() -> None:
+    verdicts = watched(9000, lambda step: -4e-4 * max(0, step - 6000))
+    assert {(v.kind, v.direction) for v in verdicts} <= {("drift", "down")}
+
+
 def test_drift_is_no_open_episode() -> None:
     noise = random.Random(2)
     curve = Curve.of("total")
