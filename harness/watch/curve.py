@@ -98,8 +98,11 @@ class Creep:
     sum_z: float = 0.0
     sum_off: float = 0.0
 
-    def observe(self, step: int, level: Baseline) -> tuple[int, float, float] | None:
-        """Take a block that the baseline has judged; return start, size and height of a shift or creep if it is one."""
+    def observe(self, step: int, reach: int, level: Baseline) -> tuple[int, float, float] | None:
+        """Take a block, which the baseline has judged and which began `reach` steps earlier.
+
+        Return start, size and height of a shift or a creep if it shows one.
+        """
         if self.resumed_at is not None:
             self.num_blocks += 1
             self.sum_z += level.residual / level.sigma
@@ -114,7 +117,7 @@ class Creep:
         if z < _CREEP_BEGINS_Z:
             self.start = None
         elif self.start is None:
-            self.start = step
+            self.start = step - reach
         if self.start is not None and z >= _CREEP_Z and off >= _LEAST_CREEP_NATS:
             return self.start, z, off
         return None
@@ -236,6 +239,8 @@ class Curve:
             return []
         mean = block[0]
         slow = self.blocks.series
+        slow.reach = step - self.values.recent_steps[-_VALUES_PER_BLOCK:][0]
+        self.drift.series.reach = _BLOCKS_PER_DRIFT_BLOCK * slow.reach
         was_open = slow.episode is not None
         found = slow.observe(step, *block, BLOCK_SETTINGS)
         verdicts = self._alarm_or_drift(found, step, mean)
@@ -251,7 +256,7 @@ class Curve:
             self.drift.move_to(slow.baseline.forecast)
             return verdicts
         if not found and slow.baseline.num_values > BLOCK_SETTINGS.start_after_values:
-            crept = self.creep.observe(step, slow.baseline)
+            crept = self.creep.observe(step, slow.reach, slow.baseline)
             if crept is not None:
                 self._move_to(mean)
                 return [*verdicts, self.drifted.add(self._verdict("drift", step, *crept), mean)]

@@ -23,7 +23,8 @@ from harness.watch.verdict import Direction, Kind, OpenEpisode, Verdict
 NUM_RECENT = 8
 _NUM_CONFIRMING = 4
 _MOST_KEPT = 64
-"""The lists of the last values are cut to their needed length when they are this long."""
+_KEPT = 16
+"""The lists of the last values are cut to the second length when they have the first."""
 _GROWN = 1.5
 """An open episode is said again when it is larger than what was said by this factor."""
 _NOISIER = 1.5
@@ -98,6 +99,8 @@ class Series:
     recent_steps: list[int] = field(default_factory=list)
     pile_up: float = 0.0
     pile_down: float = 0.0
+    reach: int = 0
+    """Number of steps that a value spans before its own, if it is the mean of a block."""
 
     def observe(
         self, step: int, value: float, weight: float, settings: SeriesSettings, witnessed: bool = False
@@ -108,7 +111,7 @@ class Series:
         self.recent_z.append(z)
         self.recent_steps.append(step)
         if len(self.recent_z) >= _MOST_KEPT:
-            del self.recent_z[:-NUM_RECENT], self.recent_steps[:-NUM_RECENT]
+            del self.recent_z[:-_KEPT], self.recent_steps[:-_KEPT]
         allowance = settings.pile_allowance
         if z > allowance or z < -allowance or self.pile_up or self.pile_down:
             self._pile(z, settings)
@@ -150,7 +153,7 @@ class Series:
         """Return the verdicts on the open episode as if it began here: the policy is done with its earlier start."""
         episode = self.episode
         assert episode is not None, "an episode is open"
-        episode.start = step
+        episode.start = step - self.reach
         confirmed = [self._verdict("confirmed", episode, step)] if episode.confirmed else []
         return [self._suspect(episode, step), *confirmed]
 
@@ -208,7 +211,7 @@ class Series:
         if not (tall and abs(residual) >= settings.least_jump_nats) and not self._piled(sign, settings):
             return []
         start = self._first_off(sign, settings) if seen_again else step
-        episode = self.episode = Episode(sign=sign, start=start, end=step)
+        episode = self.episode = Episode(sign=sign, start=start - self.reach, end=step)
         self._grow(episode, step, z)
         return [self._suspect(episode, step), *self._confirm(episode, step, settings, threshold)]
 
