@@ -2,9 +2,15 @@
 
     python benchmarks/detector.py [CURVES_FOLDER]
 
-The folder holds `*.csv.gz` and `labels.csv` (default: `tests/watch/curves`). The rules are written from descriptions of
-what the trainers compute, at the thresholds that they ship. Prints two Markdown tables: events found and false alarms,
-and the share of jumps found that were added to quiet curves.
+The folder holds `*.csv.gz`, `labels.csv` and `creeps.csv` (default: `tests/watch/curves`). The rules are written from
+descriptions of what the trainers compute, at the thresholds that they ship; the plain robust z has the threshold that
+is best on these curves. Prints Markdown tables:
+
+1. events found and false alarms of all rules;
+2. this detector and the robust z, each at the threshold that is best on the other families, on the family left out;
+3. the share of short events found that were added to real noise (`benchmarks.half_real`), by kind, family and interval;
+4. creeps, and shifts after a resume: added ones, and the recorded ones;
+5. how often the gradient norm jumps on quiet curves; and the time that a million records take.
 """
 
 from __future__ import annotations
@@ -12,10 +18,13 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import detector_tables as tables
+from benchmarks import robust_z
+from benchmarks.detector_tables import FAMILIES
 from harness.watch.detector import LossRecord
 from harness.watch.recordings import curve_name, read_recording
 from harness.watch.rehearsal import rehearse
@@ -25,11 +34,6 @@ from harness.watch.verdict import TOTAL, Verdict
 _FOLDER = Path(__file__).parent.parent / "tests" / "watch" / "curves"
 _NOT_SCORED = ("excerpt", "validation")
 """Curves too short to have a score."""
-_FAMILIES = ("mixtral", "gpt3", "gpt2", "pythia", "modded-nanogpt")
-_JUMPS_NATS = (0.1, 0.15, 0.2, 0.3, 0.5)
-_JUMP_EVERY = 400
-_MOST_RECORDS_WITH_JUMPS = 40_000
-_QUIET = ("gpt3-15b-b", "gpt2-124m-a", "pythia-160m")
 
 Curve = Sequence[LossRecord]
 FindVerdicts = Callable[[Curve], list[Verdict]]
@@ -156,7 +160,7 @@ class Row:
     """The score of one rule."""
 
     pooled: Score = field(default_factory=Score)
-    by_family: dict[str, Score] = field(default_factory=lambda: {family: Score() for family in _FAMILIES})
+    by_family: dict[str, Score] = field(default_factory=lambda: {family: Score() for family in FAMILIES})
 
     def add(self, name: str, verdicts: list[Verdict], labels: Sequence[Label], steps: Sequence[int]) -> None:
         """Counts one curve in."""
@@ -178,55 +182,60 @@ def scored_curves(folder: Path) -> dict[str, Curve]:
     }
 
 
-def event_table(curves: dict[str, Curve], labels: dict[str, list[Label]]) -> list[str]:
+def event_table(
+    curves: dict[str, Curve], labels: dict[str, list[Label]], rules: Mapping[str, FindVerdicts]
+) -> list[str]:
     """Return a table of the events found by family, and of alarms outside events."""
     lines = [
-        f"| rule | {' | '.join(_FAMILIES)} | false alarms / 100k | false confirmed / 100k | delay, median (90 %) |",
-        "|---|" + "---|" * (len(_FAMILIES) + 3),
+        f"| rule | {' | '.join(FAMILIES)} | false alarms / 100k | false confirmed / 100k | delay, median (90 %) |",
+        "|---|" + "---|" * (len(FAMILIES) + 3),
     ]
-    for title, find in RULES.items():
+    for title, find in rules.items():
         row = Row()
         for name, curve in curves.items():
             row.add(name, find(curve), labels.get(name, ()), [record.step for record in curve])
         summary = row.pooled.summary()
         cells = [
-            f"{sum(delay is not None for _, delay in score.found)}/{len(score.found)}, {score.num_false} false"
-            for score in row.by_family.values()
+            f"{tables.num_found(score)}/{len(score.found)}, {score.num_false} false" for score in row.by_family.values()
         ]
+        delays = ["–" if summary[key] is None else summary[key] for key in ("delay_p50_steps", "delay_p90_steps")]
         lines.append(
             f"| {title} | {' | '.join(cells)} | {summary['false_alarms_per_100k']:.2f} | "
-            f"{summary['false_confirmed_per_100k']:.2f} | {summary['delay_p50_steps']} ({summary['delay_p90_steps']}) |"
+            f"{summary['false_confirmed_per_100k']:.2f} | {delays[0]} ({delays[1]}) |"
         )
     return lines
 
 
-def jump_table(curves: dict[str, Curve]) -> list[str]:
-    """Return a table of the share of one-step jumps found that were added to quiet curves, by height."""
-    quiet = {name: curves[name][:_MOST_RECORDS_WITH_JUMPS] for name in _QUIET if name in curves}
-    lines = [
-        f"| rule | {' | '.join(f'{name}, +{height} nats' for name in quiet for height in _JUMPS_NATS)} |",
-        "|---|" + "---|" * (len(quiet) * len(_JUMPS_NATS)),
-    ]
-    for title, find in RULES.items():
-        shares = [_share_of_jumps_found(curve, height, find) for curve in quiet.values() for height in _JUMPS_NATS]
-        lines.append(f"| {title} | {' | '.join(f'{share:.0%}' for share in shares)} |")
-    return lines
+def robust_z_at(title: str) -> FindVerdicts:
+    """Return a variant of the plain robust z at a threshold, both named as in `Choice.title`."""
+    variant, threshold = title.split(", ")
 
+    def find(curve: Curve) -> list[Verdict]:
+        z, residual = robust_z.sizes(curve, variant)
+        return robust_z.alarms(curve, z, residual, float(threshold))
 
-def _share_of_jumps_found(curve: Curve, height: float, find: FindVerdicts) -> float:
-    places = range(2000, len(curve), _JUMP_EVERY)
-    with_jumps = list(curve)
-    for place in places:
-        with_jumps[place] = replace(curve[place], loss=_loss(curve[place]) + height)
-    alarmed = {verdict.start for verdict in find(with_jumps) if verdict.kind == "suspect"}
-    return sum(curve[place].step in alarmed for place in places) / len(places)
+    return find
 
 
 def main(folder: Path) -> None:
-    """Prints both tables."""
+    """Prints all tables."""
     curves = scored_curves(folder)
-    labels = read_labels(folder / "labels.csv")
-    sys.stdout.write("\n".join([*event_table(curves, labels), "", *jump_table(curves), ""]))
+    labels, creeps = read_labels(folder / "labels.csv"), read_labels(folder / "creeps.csv")
+    cases = [*tables.recorded_cases(curves, labels), *tables.half_real_cases(curves, labels)]
+    ours, theirs = tables.choices_of_ours(cases), tables.choices_of_robust_z(cases)
+    plain = tables.best(theirs, cases, lambda _: True)
+    as_shipped = ours[len(ours) // 2]
+    rules = {f"plain robust z ({plain.title})": robust_z_at(plain.title), **RULES}
+    parts = [
+        event_table(curves, labels, rules),
+        tables.left_out_table(cases, {"plain robust z": theirs, "harness": ours}),
+        tables.half_real_table(cases, as_shipped, plain),
+        tables.slow_table(curves),
+        tables.creep_lines(curves, creeps),
+        tables.witness_lines(curves),
+        tables.speed_lines(curves),
+    ]
+    sys.stdout.write("\n\n".join("\n".join(part) for part in parts) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +14,15 @@ import pytest
 import torch
 from pool import Pool
 
+from benchmarks import robust_z
+from benchmarks.detector_tables import Case, Choice, best, cost, left_out_table
 from benchmarks.gpu import Length, is_pretended, measure, memory_text, problems, text
 from benchmarks.gpu_load import LoadReader, load_text
 from benchmarks.gpu_models import MODELS
 from benchmarks.kernels import Kernel, busy_us, kind_of, shares, table
 from benchmarks.stopwatch import FEWEST_STEPS, Stopwatch
+from harness.watch.detector import LossRecord
+from harness.watch.score import Label, Score
 
 ROOT = Path(__file__).parents[1]
 
@@ -207,3 +213,37 @@ def test_a_model_that_learns_nothing_is_called_out(pool: Pool) -> None:
     found = problems(found)
     assert len(found) == 1
     assert found[0].endswith("nats only, not by 0.5: nothing was learnt")
+
+
+def quiet_curve(num_steps: int = 1500) -> list[LossRecord]:
+    noise = random.Random(2)
+    return [LossRecord(step=step, loss=2.5 + noise.gauss(0.0, 0.03)) for step in range(1, num_steps + 1)]
+
+
+@pytest.mark.parametrize("variant", robust_z.VARIANTS)
+def test_a_plain_robust_z_sees_a_jump_and_a_fall_and_nothing_else(variant: str) -> None:
+    curve = quiet_curve()
+    curve[1100] = replace(curve[1100], loss=3.0)
+    curve[1300] = replace(curve[1300], loss=2.1)
+    alarms = robust_z.alarms(curve, *robust_z.sizes(curve, variant), threshold=7.0)
+    assert [(alarm.step, alarm.direction) for alarm in alarms] == [(1101, "up"), (1301, "down")]
+
+
+def test_a_plain_robust_z_looks_at_earlier_values_only() -> None:
+    curve = quiet_curve()
+    for variant in robust_z.VARIANTS:
+        z, _ = robust_z.sizes(curve, variant)
+        shorter, _ = robust_z.sizes(curve[:900], variant)
+        assert list(z[400:900]) == list(shorter[400:])
+
+
+def test_the_threshold_of_a_family_is_chosen_on_the_others() -> None:
+    labels = [Label("up", 1200, 1200)]
+    cases = [Case(family, quiet_curve(), labels) for family in ("gpt2", "pythia")]
+    keen = Choice("keen", [Score([(labels[0], 0)], 3, 2, 0, 499), Score([(labels[0], 0)], 1, 0, 0, 499)])
+    slow = Choice("slow", [Score([(labels[0], None)], 0, 0, 0, 499), Score([(labels[0], None)], 0, 0, 0, 499)])
+    assert best([keen, slow], cases, lambda case: case.family == "pythia").title == "keen"
+    assert best([keen, slow], cases, lambda case: case.family == "gpt2").title == "slow"
+    assert cost(slow, cases, lambda _: True) == 100.0
+    table = left_out_table(cases, {"rule": [keen, slow]})
+    assert "| gpt2 | rule | keen | 1/1 | 0/0 | 400.80 | 0.00 |" in table

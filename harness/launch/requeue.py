@@ -67,7 +67,7 @@ def decide_resume(history: Sequence[LaunchEnd], settings: LaunchConfig, *, taken
     Args:
         history: The launches of this job, oldest first, at least one. A job that a person submits starts a new history.
         settings: Says after how many launches without progress to give up.
-        taken: What becomes of a job that a person or Slurm took the nodes from; None if nobody did. It is their decision.
+        taken: What becomes of a job that a person or Slurm took the nodes from, who decide; None if nobody did.
     """
     assert history, "a decision needs a launch that ended"
     last = history[-1]

@@ -4,8 +4,8 @@ The total and every channel are curves of their own (`harness.watch.curve`). Two
 
 * The total is corrected for the mix. With n_c / n the channel's share of this step's tokens, r_c its usual share and
   l_c the forecast of its loss, `total - Σ (n_c / n - r_c) · l_c` moves when losses move and not when the blend does.
-* The logarithm of the gradient norm is a witness. It often jumps some steps before the loss (BLOOM-176B: four). For
-  four records after its jump the losses are suspect at 80 % of their threshold. It never alarms by itself.
+* The gradient norm is a witness (`harness.watch.witness`). It may jump some steps before the loss. For four records
+  after its jump the losses are suspect at 80 % of their threshold. It never alarms by itself.
 
 A planned change (phase, jump of the learning rate or of the batch size) makes every curve learn its level anew instead
 of alarming. After a resume only open episodes are forgotten, because the loss should go on where it was.
@@ -25,16 +25,14 @@ from pydantic import TypeAdapter
 
 from harness.json_text import parse_json
 from harness.watch.curve import VALUE_SETTINGS, Curve
-from harness.watch.series import Series, SeriesSettings
+from harness.watch.series import SeriesSettings
 from harness.watch.verdict import TOTAL, OpenEpisode, Verdict
+from harness.watch.witness import Witness
 
 CHANNEL_SETTINGS = replace(VALUE_SETTINGS, most_threshold=12.0)
 """A channel may have few documents in a step, and then its tails are heavy."""
-WITNESS_SETTINGS = replace(VALUE_SETTINGS, most_threshold=12.0, least_jump_nats=0.3)
-"""The logarithm of the gradient norm: a jump is at least a third up."""
 MOST_CURVES = 20_000
 """Channels beyond these are not watched. No run has so many; a damaged file may name new ones in every line."""
-_WITNESS_RECORDS = 4
 _PLANNED_RATIO = 1.3
 """A larger change of learning rate or batch size from one record to the next happens only on purpose."""
 _LEARN_SHARES_RECORDS = 32
@@ -65,7 +63,7 @@ class DetectorState:
     """The state of the detector between two records."""
 
     curves: dict[str, Curve] = field(default_factory=dict)
-    witness: Series = field(default_factory=lambda: Series("grad_norm"))
+    witness: Witness = field(default_factory=Witness)
     usual_shares: dict[str, float] = field(default_factory=dict)
     num_shares: int = 0
     not_finite: list[str] = field(default_factory=list)
@@ -78,14 +76,16 @@ class DetectorState:
 
 
 _STATE = TypeAdapter(DetectorState)
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Detector:
     """Watches the losses of one run. Feed it every record, in the order in which training wrote them."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: SeriesSettings = VALUE_SETTINGS) -> None:
+        """Start without any knowledge. The settings are those of the total, value by value."""
         self._state = DetectorState()
+        self._settings = settings
 
     def save(self) -> str:
         """Return the state as one line of JSON."""
@@ -105,19 +105,21 @@ class Detector:
     def observe(self, record: LossRecord) -> list[Verdict]:
         """Judge one record; return the new verdicts, usually none."""
         state = self._state
-        tokens = float(sum(record.tokens.values()))
+        tokens = float(sum(record.tokens.values())) if record.tokens else 0.0
         self._notice_changes(record, tokens)
-        verdicts: list[Verdict] = []
-        witnessed = self._ask_witness(record)
+        state.step = record.step
+        witnessed = record.grad_norm is not None and state.witness.observe(record.grad_norm)
         total = record.loss
-        if total is not None and math.isfinite(total) and record.channels:
+        if not record.channels:
+            return [] if total is None else self._judge(TOTAL, total, tokens, record.step, self._settings, witnessed)
+        verdicts: list[Verdict] = []
+        if total is not None and math.isfinite(total):
             total -= self._mix_excess(record, tokens)
         for channel, loss in record.channels.items():
             weight = record.tokens.get(channel, 0.0)
             verdicts += self._judge(channel, loss, weight, record.step, CHANNEL_SETTINGS, witnessed)
         if total is not None:
-            verdicts += self._judge(TOTAL, total, tokens, record.step, VALUE_SETTINGS, witnessed)
-        state.step = record.step
+            verdicts += self._judge(TOTAL, total, tokens, record.step, self._settings, witnessed)
         return verdicts
 
     def open_episodes(self) -> list[OpenEpisode]:
@@ -148,20 +150,6 @@ class Detector:
             return []
         return curve.observe(step, loss, weight, settings, witnessed)
 
-    def _ask_witness(self, record: LossRecord) -> bool:
-        """Return whether the gradient norm jumped up within the last records."""
-        norm = record.grad_norm
-        if norm is None or norm <= 0.0:
-            return False
-        if not math.isfinite(norm):
-            return True
-        witness = self._state.witness
-        witness.observe(record.step, math.log(norm), 1.0, WITNESS_SETTINGS)
-        if witness.baseline.num_values < WITNESS_SETTINGS.start_after_values:
-            return False
-        largest = max(witness.recent_z[-_WITNESS_RECORDS:])
-        return largest >= WITNESS_SETTINGS.least_threshold and largest >= witness.threshold(1, WITNESS_SETTINGS)
-
     def _mix_excess(self, record: LossRecord, tokens: float) -> float:
         """Return the part of the total that comes only from this step's unusual mix of channels."""
         if tokens <= 0.0:
@@ -185,10 +173,11 @@ class Detector:
         """Learn levels anew after a planned change; forget open episodes after a resume."""
         state = self._state
         if state.step is not None:
+            rate, phase = record.learning_rate, record.phase
             changed = (
-                (record.phase is not None and state.phase is not None and record.phase != state.phase)
-                or _jumped(state.learning_rate, record.learning_rate)
-                or _jumped(state.tokens, tokens)
+                (rate != state.learning_rate and _jumped(state.learning_rate, rate))
+                or (tokens != state.tokens and _jumped(state.tokens, tokens))
+                or (phase != state.phase and phase is not None and state.phase is not None)
             )
             if changed:
                 for curve in state.curves.values():
@@ -198,7 +187,7 @@ class Detector:
             elif record.attempt != state.attempt or record.step <= state.step:
                 state.not_finite.clear()
                 for curve in state.curves.values():
-                    curve.rewind()
+                    curve.rewind(record.step)
                 state.witness.rewind()
         state.attempt = record.attempt
         state.tokens = tokens

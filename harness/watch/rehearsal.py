@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.config.operation import WatchConfig
+from harness.watch.curve import VALUE_SETTINGS
 from harness.watch.detector import Detector, LossRecord
 from harness.watch.policy import (
     KnownCheckpoint,
@@ -23,6 +24,7 @@ from harness.watch.policy import (
     decide,
 )
 from harness.watch.score import Label
+from harness.watch.series import SeriesSettings
 from harness.watch.verdict import ALARMS, OpenEpisode, Verdict
 
 _SAVE_EVERY_STEPS = 500
@@ -65,9 +67,9 @@ class Rehearsal:
     """Loss over all channels at those steps, NaN where there was none."""
 
 
-def rehearse(records: Iterable[LossRecord]) -> Rehearsal:
+def rehearse(records: Iterable[LossRecord], settings: SeriesSettings = VALUE_SETTINGS) -> Rehearsal:
     """Run a recording through a new detector and, where something is off, through the policy."""
-    detector, simulated, result = Detector(), _SimulatedRun(), Rehearsal()
+    detector, simulated, result = Detector(settings), _SimulatedRun(), Rehearsal()
     episodes: list[OpenEpisode] = []
     for record in records:
         verdicts = detector.observe(record)

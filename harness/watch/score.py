@@ -2,7 +2,7 @@
 
 An event is found if an alarm (suspect or stronger) overlaps it, with one logged step of slack on either side. Its
 delay runs from its labelled start to the first such alarm. Alarms within 50 steps of each other are one episode; an
-episode outside every event is a false alarm, and a false confirmed if it was confirmed. The first 1,500 steps are not
+episode outside every event is a false alarm, and a false confirmed if it was confirmed. The first 1,000 steps are not
 scored. Rates are per 100,000 logged steps outside events.
 """
 
@@ -22,7 +22,7 @@ from harness.run.field_types import is_count, reason_in_words
 from harness.watch.recordings import UNREADABLE, text_lines
 from harness.watch.verdict import ALARMS, Direction, Verdict
 
-UNSCORED_STEPS = 1500
+UNSCORED_STEPS = 1000
 MERGE_STEPS = 50
 _MOST_LABELS = 10_000
 _MOST_SHOWN = 200

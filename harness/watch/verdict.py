@@ -16,10 +16,11 @@ ALARMS: tuple[Kind, ...] = ("suspect", "confirmed", "non-finite")
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One statement about one curve, made once, at the step that made it true."""
+    """One statement about one curve, made at the step that made it true."""
 
     kind: Kind
-    """`suspect` (seen once), `confirmed` (seen again), `benign` (gone by itself), `drift` (slow), `non-finite`."""
+    """`suspect` (seen once; said again when the same episode returns or grows), `confirmed` (seen again), `benign`
+    (gone by itself), `drift` (crept, or shifted after a resume), `non-finite`."""
     channel: str
     """A channel, or `TOTAL`."""
     direction: Direction

@@ -26,7 +26,7 @@ SCONTROL = """\
 #!/bin/bash
 case "$*" in
 "show hostnames"*) printf 'localhost\\nn2\\n' ;;
-*"show job"*) echo "JobState=RUNNING Reason=None ExcNodeList=n9 NodeList=n[1-2]" ;;
+*"show job"*) echo "JobState=RUNNING Reason=None Requeue=1 Restarts=3 ExcNodeList=n9 NodeList=n[1-2]" ;;
 *) { echo scontrol; printf '  %s\\n' "$@"; } >> "$CALLS" ;;
 esac
 """

@@ -9,6 +9,7 @@ import pytest
 
 from harness.watch.detector import Detector, LossRecord
 from harness.watch.verdict import Verdict
+from harness.watch.witness import Witness
 
 LEVELS = {"zh": 3.0, "en": 2.4, "code": 1.2}
 SHARES = {"zh": 0.3, "en": 0.6, "code": 0.1}
@@ -148,11 +149,44 @@ def test_a_jump_of_the_gradient_norm_makes_a_smaller_rise_suspect() -> None:
     plain = [replace(record, channels={}, tokens={}) for record in records(1000)]
     losses = [record.loss or 0.0 for record in plain]
     sigma = math.sqrt(sum((b - a) ** 2 for a, b in zip(losses, losses[1:], strict=False)) / 2 / len(losses))
-    rise = max(5.8 * sigma, 0.09)
+    rise = max(6.3 * sigma, 0.09)
     last = replace(plain[-1], step=1003, loss=sum(losses) / len(losses) + rise)
     witness = [replace(plain[-2], step=step, grad_norm=30.0) for step in (1001, 1002)]
     assert all_verdicts(Detector(), [*plain, last]) == []
     assert [v.kind for v in all_verdicts(Detector(), [*plain, *witness, last])] == ["suspect"]
+
+
+def test_the_gradient_norm_is_a_witness_for_four_records_and_never_alarms() -> None:
+    noise = random.Random(1)
+    witness = Witness()
+    norms = [0.3 * math.exp(noise.gauss(0.0, 0.1)) for _ in range(2000)]
+    assert not any(witness.observe(norm) for norm in norms)
+    assert [witness.observe(norm) for norm in (2.0, 0.3, 0.3, 0.3, 0.3)] == [True, True, True, True, False]
+    assert witness.observe(math.inf)
+    assert not witness.observe(0.0)
+    assert not witness.observe(0.36)  # less than a third up
+    jumps = [replace(r, grad_norm=9.0) if r.step % 100 < 5 else r for r in records(1500)]
+    assert all_verdicts(Detector(), jumps) == []
+
+
+def test_a_witness_learns_a_new_usual_norm() -> None:
+    witness = Witness()
+    for place in range(1000):
+        witness.observe(0.3 * math.exp(0.1 * math.sin(place)))
+    seen = [witness.observe(math.exp(0.1 * math.sin(place))) for place in range(1000)]
+    assert seen[0]
+    assert not any(seen[500:])
+
+
+def test_a_shift_after_a_resume_is_drift() -> None:
+    detector = Detector()
+    plain = [replace(record, channels={}, tokens={}) for record in records(2000)]
+    higher = [replace(r, attempt=1, loss=(r.loss or 0.0) + 0.05) for r in plain[1500:]]
+    assert all_verdicts(detector, plain[:1700]) == []
+    again = all_verdicts(detector, higher)
+    assert [(v.kind, v.direction, v.channel) for v in again] == [("drift", "up", "total")]
+    assert 1501 <= again[0].start <= again[0].step <= 1517
+    assert detector.open_episodes() == []
 
 
 @pytest.mark.parametrize("cut", [1, 7, 40, 1003, 1250])
@@ -168,7 +202,16 @@ def test_a_detector_saved_and_restored_says_what_an_uninterrupted_one_says(cut: 
     assert second.save() == whole.save()
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 99, "state": {}}', '{"format": 1, "state": {"curves": 3}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"format": 99, "state": {}}',
+        '{"format": 1, "state": {"curves": {}}}',
+        '{"format": 2, "state": {"curves": 3}}',
+    ],
+)
 def test_a_state_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         Detector().restore(text)
@@ -178,6 +221,6 @@ def test_a_refused_state_changes_nothing() -> None:
     detector = Detector()
     all_verdicts(detector, records(50))
     before = detector.save()
-    with pytest.raises(ValueError, match="not the state of a detector of format 1"):
+    with pytest.raises(ValueError, match="not the state of a detector of format 2"):
         detector.restore('{"format": 99}')
     assert detector.save() == before

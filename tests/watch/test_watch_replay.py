@@ -24,7 +24,7 @@ from harness.watch.score import read_labels
 from harness.watch.watch_verbs import replay
 
 CURVES = Path(__file__).parent / "curves"
-FAMILIES = {"mixtral": 25, "gpt3": 1, "gpt2": 1, "pythia": 1, "modded-nanogpt": 11}
+FAMILIES = {"mixtral": 28, "gpt3": 1, "gpt2": 1, "pythia": 2, "modded-nanogpt": 11}
 
 
 def write_curve(path: Path, num_steps: int = 3000, seed: int = 0) -> None:
@@ -198,8 +198,8 @@ def test_the_yardstick(rehearsals: dict[str, Rehearsal]) -> None:
     summary = pooled(rehearsals, labels).summary()
     assert summary["recall"] == 1.0
     assert summary["delay_p50_steps"] == 0
-    assert summary["false_alarms_per_100k"] <= 1.5  # type: ignore[operator]
-    assert summary["false_confirmed_per_100k"] <= 1.0  # type: ignore[operator]
+    assert summary["false_alarms_per_100k"] <= 0.7  # type: ignore[operator]
+    assert summary["false_confirmed_per_100k"] <= 0.3  # type: ignore[operator]
 
 
 def test_no_real_spike_that_healed_is_rolled_back(rehearsals: dict[str, Rehearsal]) -> None:
@@ -229,7 +229,8 @@ def test_famous_spikes_are_seen_at_their_first_step(tmp_path: Path, name: str, s
     path = tmp_path / "x.csv"
     path.write_text("\n".join([header, *before, *rows]))
     suspects = [v for v in rehearse(read_recording(path)).verdicts if v.kind == "suspect"]
-    assert [v.start for v in suspects] == [step]
+    assert suspects[0].step == step
+    assert {v.start for v in suspects} == {step}  # said again as it grows
 
 
 def test_lines_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:

@@ -42,10 +42,10 @@ def test_only_alarms_count() -> None:
 
 
 def test_the_first_steps_count_for_nothing() -> None:
-    labels = [Label("up", 1000, 1020), Label("up", 1500, 1520)]
-    score = score_curve([verdict("confirmed", 700), verdict("suspect", 1000)], labels, STEPS)
+    labels = [Label("up", 800, 820), Label("up", 1000, 1020)]
+    score = score_curve([verdict("confirmed", 700), verdict("suspect", 800)], labels, STEPS)
     assert (score.found, score.num_episodes, score.num_false) == ([], 0, 0)
-    assert score.num_quiet == sum(step > 1520 for step in STEPS)
+    assert score.num_quiet == sum(step > 1020 for step in STEPS)
 
 
 def test_alarms_within_fifty_steps_are_one() -> None:
@@ -71,8 +71,8 @@ def test_the_pooled_summary() -> None:
         "precision": 0.5,
         "delay_p50_steps": 0,
         "delay_p90_steps": 10,
-        "false_alarms_per_100k": 1e5 * 2 / (1699 - 4 + 2499 - 101),
-        "false_confirmed_per_100k": 1e5 * 1 / (1699 - 4 + 2499 - 101),
+        "false_alarms_per_100k": 1e5 * 2 / (1799 - 4 + 2999 - 101),
+        "false_confirmed_per_100k": 1e5 * 1 / (1799 - 4 + 2999 - 101),
         "wasted_steps": 0,
     }
 
