@@ -54,7 +54,7 @@ QUIET_EXITS = (EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON)
 
 
 class Taken(StrEnum):
-    """What Slurm does with a job that somebody took its nodes from."""
+    """The future of a job whose nodes were taken away."""
 
     CANCELLED = "the job was cancelled, or preempted by Slurm"
     REQUEUED = "requeued by Slurm, or by a person"

@@ -68,7 +68,7 @@ class Status:
     alerts: Mapping[str, Any]
     """Alerts that are open, what waits to be delivered, and how deliveries go."""
     time: TimeSpent
-    """Where the time of the run went."""
+    """The time of the run, and where it went."""
     events: tuple[Mapping[str, Any], ...]
 
 

@@ -1,4 +1,4 @@
-"""Where the time of a run went: steps that count, steps that were repeated, starts, and waits.
+"""The time of a run, and where it went: steps that count, steps that were repeated, starts, and waits.
 
 Goodput is the share of the time since the run was first submitted in which it made steps that count.
 """
