@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -146,5 +147,5 @@ def test_finding_a_record_costs_the_same_in_a_long_run(tmp_path: Path) -> None:
     for number in (20_000, 80_000):
         paths.append(tmp_path / f"{number}.jsonl")
         paths[-1].write_text("".join(record(step, BEGIN + step) for step in range(number)))
-    few, many = (instructions_of(lambda path=path: last_record_before(path, BEGIN + 9999.5)) for path in paths)
+    few, many = [instructions_of(partial(last_record_before, path, BEGIN + 9999.5)) for path in paths]
     assert many < 1.3 * few

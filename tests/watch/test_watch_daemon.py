@@ -73,8 +73,8 @@ def test_what_nobody_has_taken_is_sent_once_more_when_training_has_ended(
     assert taken == []
     look(run.run_dir, once=False)
     assert taken == [
-        "the checkpoint could not be saved: the disk is full",
         "the run has ended, and does not come back by itself: a bug",
+        "the run has ended. It was: the checkpoint could not be saved: the disk is full",
     ]
     assert read_book(run.run_dir.alert_book).waiting == []
 
