@@ -10,6 +10,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,11 @@ def test_the_life_of_a_run_in_peace(make: Make) -> None:
     scene.wait_for_state("finished")
     scene.wait_for_told("finished")
     assert scene.watcher_left() == 0
-    words = [word for word in scene.states() if word not in ("ending", "queued")]
+    passing = ("ending", "queued", "requeued")  # between two others
+    words = [word for word, _ in groupby(word for word in scene.states() if word not in passing)]
     assert words == [
         "held", "starting", "training", "evaluating", "training", "saving", "training",
-        "requeued", "starting", "training", "held", "requeued", "starting", "finished",
-    ] or words == [
-        "held", "starting", "training", "evaluating", "training", "saving", "training",
-        "requeued", "starting", "training", "held", "starting", "finished",
+        "starting", "training", "held", "starting", "finished",
     ]  # fmt: skip
     assert scene.kinds() == [("info", "finished", "open")]
 
@@ -226,7 +225,7 @@ def test_a_run_that_stands_still_is_a_page_and_its_next_step_is_told(make: Make)
 
 
 def test_a_spike_a_failed_save_and_a_full_disk_are_told_with_their_ends(make: Make) -> None:
-    scene = make({"train": {"until_step": 700, "spike": [500, 4.0], "save_fails_at": 60, "saves_again_at": 120}})
+    scene = make({"train": {"until_step": 600, "spike": [450, 4.0], "save_fails_at": 60, "saves_again_at": 120}})
     scene.submit({"least_free_gib": 1e9}, watch=True)
     scene.wait_for_state("finished", timeout_s=400)
     scene.wait_for_told("finished")

@@ -98,12 +98,14 @@ class Trainer:
         )
 
     def is_ordered_to_leave(self) -> bool:
-        orders = sorted(self.run_dir.signals.glob("*.json"))
-        if orders and self.rank == 0:
+        """Whether somebody wants it to stop. What else the watcher asks for, such as evidence, is passed over."""
+        orders = sorted(self.run_dir.signals.glob("*.json")) if self.rank == 0 else []
+        wanted = [order for order in orders if "save-and-stop" in order.read_text()]
+        for order in orders:
+            order.unlink()
+        if wanted:
             self.leave.touch()
             time.sleep(0.5)  # for the others to see it
-            for order in orders:
-                order.unlink()
         return self.leave.exists()
 
     def save(self) -> None:
