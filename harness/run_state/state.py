@@ -177,16 +177,19 @@ def _of_the_living(facts: Facts, launch: LaunchRecord) -> State:
     who = None if facts.owner is None else str(facts.owner)
     if facts.exit is not None:
         return State(word=Word.ENDING, reason=facts.exit.reason or who, since=facts.exit.time, launch=launch)
-    if not facts.beats:
+    has_stepped = bool(facts.records) and facts.records[-1].time >= launch.begun
+    if not facts.beats and not has_stepped:
         reason = "its processes start" + (f": {who}" if who else "")
         return State(word=Word.STARTING, reason=reason, since=launch.begun, launch=launch)
     audible = [beat for beat in facts.beats if not beat.is_quiet(facts.now)]
-    common = _common_activity(audible or facts.beats)
+    common = _common_activity(audible or facts.beats) if facts.beats else Activity.DATA
     word = _ACTIVITIES.get(common, Word.TRAINING)
+    if word is Word.STARTING and has_stepped:  # heartbeats are a few seconds old; or it is rolled back in place
+        word = Word.TRAINING
     alike = [beat for beat in (audible or facts.beats) if beat.activity is common]
-    since = min(beat.since for beat in alike) if word is not Word.TRAINING else None
+    since = min((beat.since for beat in alike), default=None) if word is not Word.TRAINING else None
     stage = _STAGES.get(common)
-    parts = [stage, who, None if audible else _silence(facts)]
+    parts = [stage, who, _silence(facts) if facts.beats and not audible else None]
     late = late_text(facts) if word is Word.TRAINING else None
     reason = "; ".join(part for part in (late, *parts) if part)
     return State(word=word, reason=reason or None, since=since, needs_person=late is not None, launch=launch)

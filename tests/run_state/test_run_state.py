@@ -119,6 +119,15 @@ def test_before_the_first_heartbeat_its_processes_start(tmp_path: Path) -> None:
     assert (state.word, state.reason) == (Word.STARTING, "its processes start")
 
 
+@pytest.mark.parametrize("beats", [(), (beat(Activity.START),), (beat(Activity.LOAD),)])
+def test_a_launch_that_has_made_a_step_trains_whatever_older_heartbeats_say(
+    tmp_path: Path, beats: tuple[Beat, ...]
+) -> None:
+    launch = record_of(tmp_path)
+    assert started(launch, owner=OWNER, beats=beats, records=(step(7, NOW - 101),)).word is Word.STARTING
+    assert started(launch, owner=OWNER, beats=beats, records=(step(7, NOW - 1),)).word is Word.TRAINING
+
+
 def test_a_run_that_makes_no_steps_says_so(tmp_path: Path) -> None:
     records = tuple(step(number, NOW - 80 + number * 0.3) for number in range(1, 30))
     state = started(record_of(tmp_path), owner=OWNER, beats=(beat(Activity.DATA),), records=records)

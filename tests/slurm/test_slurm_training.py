@@ -304,6 +304,8 @@ def test_nodes_are_looked_at_and_a_stop_is_final(cluster: Cluster, site: Path) -
     fields = job.finish()
     assert (fields["JobState"], fields["ExitCode"], fields["Restarts"]) == ("FAILED", "77:0", "0")
     assert harness(site, "status", "stopped").splitlines()[1] == "state      stopped: stopped by a person"
+    told = [json.loads(line) for line in job.run_dir.watch_alerts.read_text().splitlines()]
+    assert [(each["kind"], each["state"]) for each in told] == [("stopped", "open")]
 
 
 def harness(site: Path, *arguments: str) -> str:
