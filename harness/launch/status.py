@@ -25,7 +25,7 @@ from harness.run.watcher_presence import watcher_text
 from harness.run_state.facts import gather
 from harness.run_state.goodput import TimeSpent, sessions_of, time_spent
 from harness.run_state.slurm_job import Ask, ask_slurm
-from harness.run_state.state import OVER, RUNNING, Word, duration_text, late_text, since_text, state_of
+from harness.run_state.state import RUNNING, Word, duration_text, late_text, since_text, state_of
 
 NUM_EVENTS = 5
 _NUM_SLOW = 8
@@ -113,7 +113,7 @@ def status_of(run_dir: RunDir, now: float | None = None, ask: Ask = ask_slurm) -
         loss=last.values.get(LM_LOSS) if last else None,
         step_time_s=step_s,
         tokens_per_second=tokens / step_s if tokens > 0 and step_s else None,  # a rollback goes back
-        time_left_s=None if late or state.word in OVER else time_left_s,
+        time_left_s=None if late else time_left_s,
         slow=_slow(run_dir, started) if is_running else (),
         log=_log(run_dir, facts.newest),
         watcher=watcher_text(run_dir, now, is_wanted=is_running),

@@ -16,15 +16,25 @@ from types import FrameType
 from harness.alerts.alert import ENDED, NO_PROGRESS, Alert, Kind
 from harness.alerts.book_file import make_folder
 from harness.alerts.desk import AlertDesk
+from harness.alerts.endings import ending_alert, ending_id
 from harness.alerts.looks import look_at
 from harness.alerts.trial import send_test
 from harness.config.load import load_config
 from harness.config.schema import Config
-from harness.errors import DataError, HarnessError, RunInUseError, UsageError
+from harness.errors import (
+    EXIT_FINISHED,
+    EXIT_REQUEUE,
+    EXIT_STOPPED_BY_PERSON,
+    DataError,
+    HarnessError,
+    RunInUseError,
+    UsageError,
+)
 from harness.run.event_types import Hung
 from harness.run.files import open_own
 from harness.run.launch_requests import request_kill
 from harness.run.launches import CONFIG, launches
+from harness.run.lock import owner_of
 from harness.run.own_file import RefusedFileError, require_own_file
 from harness.run.paths import RunDir
 from harness.run.watcher_presence import is_watched_elsewhere, write_watcher_beat
@@ -181,9 +191,25 @@ class _WatchLoop:
         except (OSError, UsageError) as error:
             self._show(f"warning: {error}")
             return False
-        self._comes_back = state is not None and state.word in (Word.REQUEUED, Word.QUEUED, Word.HELD)
-        self._times_over = self._times_over + 1 if state is not None and is_over_for_good(state) else 0
+        if state is None:
+            return self._has_left_without_launch()
+        self._comes_back = state.word in (Word.REQUEUED, Word.QUEUED, Word.HELD)
+        self._times_over = self._times_over + 1 if is_over_for_good(state) else 0
         return self._times_over > 1
+
+    def _has_left_without_launch(self) -> bool:
+        """Return whether a run that no launcher has started has left for good; then people are told how."""
+        code = self._watcher.state.exit_code
+        if code is None or code == EXIT_REQUEUE or owner_of(self._run_dir) is not None:
+            return False
+        kind = {EXIT_FINISHED: Kind.FINISHED, EXIT_STOPPED_BY_PERSON: Kind.STOPPED}.get(code, Kind.FAILED)
+        told = ending_alert(kind, f"it left with exit code {code} at step {self._watcher.state.step}")
+        looked = told.model_copy(update={"look": look_at(kind, self._run_dir)})
+        try:
+            self._alerts.tell_of_end(looked, f"{ending_id(kind, 'none')}-{self._watcher.state.attempt}-{code}")
+        except (OSError, UsageError) as error:
+            self._show(f"warning: {error}")
+        return True
 
     def _beat(self) -> None:
         """Write the watcher's own heartbeat."""

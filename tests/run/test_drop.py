@@ -48,7 +48,8 @@ def trainer(run_dir: RunDir) -> Iterator[None]:
 @pytest.mark.parametrize("kind", PLAIN_KINDS)
 def test_a_dropped_order_reaches_the_mailbox(run_dir: RunDir, kind: CommandKind) -> None:
     box = Mailbox(run_dir)
-    path = give(run_dir, make_request(kind, {}), "why not")
+    with RunLock(run_dir):  # somebody trains
+        path = give(run_dir, make_request(kind, {}), "why not")
     (command,) = box.poll()
     assert (command.kind, command.reason, command.source) == (kind, "why not", path.name)
 

@@ -33,8 +33,8 @@ def test_no_name_and_no_number_of_a_command_ends_or_holds_up_training(site: Site
     absurd = {"kind": "rollback", "before_step": 310, "skip_steps": [400_000_000, 400_000_100]}
     (signals / "absurd.json").write_text(json.dumps(absurd))
     (signals / "far.json").write_text(json.dumps(absurd | {"skip_steps": [1, 400_000_000]}))
-    (signals / ("x" * 250 + ".json")).write_text('{"kind": "save-and-stop"}')
-    assert site.train().finish()[0] == 75  # by the command with the long name
+    (signals / ("x" * 250 + ".json")).write_text('{"kind": "stop"}')
+    assert site.train().finish()[0] == 77  # by the command with the long name
 
     began = time.monotonic()
     code, text = site.train().finish()  # which is not found again

@@ -79,4 +79,4 @@ def test_when_the_budget_is_used_up_a_person_must_look(tmp_path: Path) -> None:
     assert "look like dirt (a loss of " in report
     texts = [alert["text"] for alert in alerts(site)]
     assert any("gave the command to stop; a person must look" in text for text in texts)
-    assert any("training left with exit code 76" in text for text in texts)
+    assert any(text.startswith("the run has ended, and does not come back by itself: ") for text in texts)

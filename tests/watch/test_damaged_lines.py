@@ -36,7 +36,7 @@ EVENTS: tuple[StepEvent, ...] = (
         rotary_base=1e4, same_processes=True,
     ),
 )  # fmt: skip
-CLOCK = re.compile(r"^\d\d:\d\d:\d\d |\"step_age_s\": [0-9.]+", re.MULTILINE)
+CLOCK = re.compile(r"^\d\d:\d\d:\d\d |^time .*$|\"([a-z]+_s|step_age_s|goodput)\": [0-9.]+", re.MULTILINE)
 
 
 @pytest.fixture
