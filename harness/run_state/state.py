@@ -188,7 +188,7 @@ def _of_the_living(facts: Facts, launch: LaunchRecord) -> State:
         word = Word.TRAINING
     alike = [beat for beat in (audible or facts.beats) if beat.activity is common]
     since = min((beat.since for beat in alike), default=None) if word is not Word.TRAINING else None
-    stage = _STAGES.get(common)
+    stage = _STAGES.get(common) if word is Word.STARTING else None
     parts = [stage, who, _silence(facts) if facts.beats and not audible else None]
     late = late_text(facts) if word is Word.TRAINING else None
     reason = "; ".join(part for part in (late, *parts) if part)

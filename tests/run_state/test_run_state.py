@@ -125,7 +125,8 @@ def test_a_launch_that_has_made_a_step_trains_whatever_older_heartbeats_say(
 ) -> None:
     launch = record_of(tmp_path)
     assert started(launch, owner=OWNER, beats=beats, records=(step(7, NOW - 101),)).word is Word.STARTING
-    assert started(launch, owner=OWNER, beats=beats, records=(step(7, NOW - 1),)).word is Word.TRAINING
+    state = started(launch, owner=OWNER, beats=beats, records=(step(7, NOW - 1),))
+    assert (state.word, state.reason) == (Word.TRAINING, str(OWNER))
 
 
 def test_a_run_that_makes_no_steps_says_so(tmp_path: Path) -> None:
