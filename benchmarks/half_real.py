@@ -52,7 +52,7 @@ class HalfReal:
 
 
 def every(curve: Curve, steps: int) -> Curve:
-    """Return a curve as it would be if only every so many steps were logged."""
+    """Return the records of a curve that a run would have which logs every `steps` steps."""
     logged = max(1, median(b.step - a.step for a, b in pairwise(curve[-101:])))
     return curve[:: max(1, round(steps / logged))]
 

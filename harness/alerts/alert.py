@@ -27,7 +27,7 @@ class Severity(StrEnum):
 
 
 class Kind(StrEnum):
-    """The kinds of things that people are told."""
+    """The kind of an alert."""
 
     FAILED = "failed"
     """The run ended and does not come back by itself."""

@@ -25,7 +25,7 @@ _GIVE_UP_AFTER_S = 86400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Rules about the times at which people are told."""
+    """Times and limits of messages."""
 
     every_s: float = 600.0
     """Time in which at most one message of a kind that does not page is sent."""
@@ -180,7 +180,7 @@ class Bookkeeping:
         return self.now - max(message.made, message.not_before) > _GIVE_UP_AFTER_S
 
     def _see_again(self, thing: Thing, alert: Alert) -> None:
-        """Note that an open thing was seen again. It is told again only if it matters more now."""
+        """Note that an open thing was seen again. Only if it matters more than before, a message follows."""
         before = thing.alert.severity
         thing.times += 1
         if not alert.severity.is_at_least(before):  # who was told of the worse is told that it is over

@@ -31,7 +31,7 @@ class LostBookError(ValueError):
 
 
 def read_book(path: Path) -> Book:
-    """Return the book in a file; an empty one if there is none.
+    """Return the book in a file, or an empty book if there is no file.
 
     Raises:
         LostBookError: It is damaged, another version's or another user's.

@@ -17,6 +17,7 @@ from harness.alerts.alert import OVER_KINDS, Alert, Kind, Message, RunName
 from harness.alerts.book import Book, Bookkeeping, Rules, due, note_delivery, note_failure
 from harness.alerts.book_file import LostBookError, changing, delivering, read_book
 from harness.alerts.delivery import UndeliveredError
+from harness.alerts.looks import look_at
 from harness.config.quiet_hours import parse_quiet_hours
 from harness.config.schema import Config
 from harness.run.files import append_lines
@@ -62,11 +63,14 @@ class AlertDesk:
     def tell(self, alert: Alert, seen_id: str | None = None) -> bool:
         """Enter a thing that people should know, and send what is due; return False if `seen_id` was told before.
 
-        If the disk does not take it, it is sent all the same, at most once in ten minutes.
+        One that does not say where to look gets the command that belongs to its kind. What the disk does not take is
+        sent all the same, at most once in ten minutes.
 
         Raises:
             UsageError: The folder of the watcher cannot be used.
         """
+        if alert.look is None:
+            alert = alert.model_copy(update={"look": look_at(alert.kind, self.run_dir, alert.step)})
         try:
             with self._keeping() as keeping:
                 if not keeping.enter(alert, seen_id):

@@ -19,5 +19,5 @@ def ending_alert(kind: Kind, reason: str | None) -> Alert:
 
 
 def ending_id(kind: Kind, launch: str) -> str:
-    """Return the name under which an end is told once, by whoever sees it first."""
+    """Return the id of an end: the job and a watcher may both see it, and the second one tells nothing."""
     return f"{'gone' if kind is Kind.GONE else 'ended'}-{launch}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.alerts.book import Book
 from harness.alerts.book_file import LostBookError, read_book
 from harness.run.paths import RunDir
+from harness.text import moment_text
 
 
 def alerts_shown(run_dir: RunDir) -> dict[str, Any]:
@@ -34,13 +34,13 @@ def alert_lines(alerts: Mapping[str, Any], most: int | None = None) -> list[str]
         lines.insert(0, f"{len(things) - len(shown)} older ones are open, see `harness alerts`")
     for name, health in alerts["places"].items():
         if health["failing_since"] is not None:
-            lines.append(f"nothing reaches {name} since {_moment(health['failing_since'])}: {health['problem']}")
+            lines.append(f"nothing reaches {name} since {moment_text(health['failing_since'])}: {health['problem']}")
     if alerts["waiting"]:
-        since = f" since {_moment(alerts['waiting_since'])}"
+        since = f" since {moment_text(alerts['waiting_since'])}"
         lines.append(f"{alerts['waiting']} messages wait to be delivered{since}")
     delivered = [health["delivered"] for health in alerts["places"].values() if health["delivered"] is not None]
     if delivered:
-        lines.append(f"last delivered at {_moment(max(delivered))}")
+        lines.append(f"last delivered at {moment_text(max(delivered))}")
     if "problem" in alerts:
         lines.append(alerts["problem"])
     return lines
@@ -56,8 +56,4 @@ def _thing(key: str, book: Book) -> dict[str, Any]:
 def _line(thing: Mapping[str, Any]) -> str:
     times = f", seen {thing['times']} times" if thing["times"] > 1 else ""
     hands = f", acknowledged by {thing['acknowledged']}" if thing["acknowledged"] else ""
-    return f"[{thing['severity']}] {thing['key']} since {_moment(thing['since'])}{times}{hands}: {thing['text']}"
-
-
-def _moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    return f"[{thing['severity']}] {thing['key']} since {moment_text(thing['since'])}{times}{hands}: {thing['text']}"

@@ -7,7 +7,6 @@ from pathlib import Path
 from harness.alerts.alert import Alert, Kind
 from harness.alerts.desk import AlertDesk
 from harness.alerts.endings import ending_alert, ending_id
-from harness.alerts.looks import look_at
 from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.errors import EXIT_FINISHED, EXIT_INTERNAL, EXIT_REQUEUE, HarnessError, UsageError
@@ -65,7 +64,7 @@ def tell(run_dir: RunDir, config: Config, told: Alert, launch: str) -> None:
     """
     try:
         desk = AlertDesk.of(run_dir, config, alert_addresses())
-        desk.tell_of_end(told.model_copy(update={"look": look_at(told.kind, run_dir)}), ending_id(told.kind, launch))
+        desk.tell_of_end(told, ending_id(told.kind, launch))
         desk.tend(is_last=True)
     except (OSError, UsageError) as error:
         complain(f"people could not be told: {error}")

@@ -8,8 +8,8 @@ from pathlib import Path
 from harness.launch.status import Status, status_of
 from harness.run_state.finding import find_runs
 from harness.run_state.slurm_job import Ask, ask_slurm
-from harness.run_state.state import Word, duration_text
-from harness.text import listed, table
+from harness.run_state.state import Word
+from harness.text import duration_text, listed, table
 
 
 def statuses_of(folders: Sequence[Path], ask: Ask = ask_slurm) -> list[Status]:

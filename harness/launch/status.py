@@ -25,7 +25,8 @@ from harness.run.watcher_presence import watcher_text
 from harness.run_state.facts import gather
 from harness.run_state.goodput import TimeSpent, sessions_of, time_spent
 from harness.run_state.slurm_job import Ask, ask_slurm
-from harness.run_state.state import RUNNING, Word, duration_text, late_text, since_text, state_of
+from harness.run_state.state import RUNNING, Word, late_text, state_of
+from harness.text import duration_text, moment_text
 
 NUM_EVENTS = 5
 _NUM_SLOW = 8
@@ -157,7 +158,7 @@ def status_text(status: Status) -> str:
 
 
 def _state_text(status: Status) -> str:
-    since = "" if status.since is None else f" since {since_text(status.since)}"
+    since = "" if status.since is None else f" since {moment_text(status.since)}"
     reason = f": {status.reason}" if status.reason else ""
     return f"{status.state}{since}{reason}" + (" (a person must look)" if status.needs_person else "")
 

@@ -41,8 +41,7 @@ def write_watcher_beat(run_dir: RunDir, *, step: int, may_command: bool) -> None
 
 def is_watched(run_dir: RunDir) -> bool:
     """Return whether a watcher of this user that may give commands has written its heartbeat within the last minute."""
-    beat = read_if_valid(run_dir.watch_heartbeat, _Beat) if is_own_file(run_dir.watch_heartbeat) else None
-    return beat is not None and beat.may_order and abs(time.time() - beat.time) <= _MOST_SILENCE_S
+    return _own_beat(run_dir) is not None
 
 
 def watcher_text(run_dir: RunDir, now: float, *, is_wanted: bool) -> str | None:
@@ -62,9 +61,14 @@ def is_watched_elsewhere(run_dir: RunDir) -> str | None:
 
     A watcher that has left wrote its last heartbeat at most a minute ago: then the next look finds nobody.
     """
-    beat = read_if_valid(run_dir.watch_heartbeat, _Beat) if is_own_file(run_dir.watch_heartbeat) else None
-    if beat is None or not beat.may_order or abs(time.time() - beat.time) > _MOST_SILENCE_S:
-        return None
-    if (beat.host, beat.pid) == (socket.gethostname(), os.getpid()):
+    beat = _own_beat(run_dir)
+    if beat is None or (beat.host, beat.pid) == (socket.gethostname(), os.getpid()):
         return None
     return f"process {beat.pid} on {beat.host}"
+
+
+def _own_beat(run_dir: RunDir) -> _Beat | None:
+    """Return the fresh heartbeat of a watcher of this user that may give commands; None without one."""
+    beat = read_if_valid(run_dir.watch_heartbeat, _Beat) if is_own_file(run_dir.watch_heartbeat) else None
+    is_fresh = beat is not None and beat.may_order and abs(time.time() - beat.time) <= _MOST_SILENCE_S
+    return beat if is_fresh else None

@@ -17,7 +17,6 @@ from harness.run.paths import RunDir
 from harness.run_state.records_by_time import last_record_before
 
 _KINDS = kinds_of(Started, Resumed, Exit, LaunchEnded, RolledBack)
-_MOST_RECORDS_S = 86400.0
 Told = Started | Resumed | Exit | LaunchEnded | RolledBack
 
 

@@ -6,7 +6,6 @@ the state is `unknown` rather than `gone`.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,7 +15,6 @@ from harness.run.heartbeats import Activity, Beat
 from harness.run.launches import LaunchEnding, LaunchRecord
 from harness.run_state.facts import Facts
 from harness.run_state.slurm_job import Life
-from harness.text import listed
 
 LATE_FACTOR = 10.0
 LATE_AT_LEAST_S = 60.0
@@ -284,25 +282,3 @@ def _of_stop(launch: LaunchRecord, ended: LaunchEnding) -> State:
 def _how(ended: LaunchEnding) -> str | None:
     cause = None if ended.cause is None else f"first cause: {ended.cause.text}"
     return "; ".join(part for part in (ended.reason, cause) if part) or None
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration in the two largest of days, hours, minutes and seconds."""
-    total = max(0, round(seconds))
-    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    parts: list[str] = []
-    for name, size in units:
-        amount, total = divmod(total, size)
-        if amount or parts:
-            parts.append(f"{amount} {name}")
-    return " ".join(parts[:2]) or "0 s"
-
-
-def since_text(since: float) -> str:
-    """Return a time for people."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
-
-
-def ranks_text(beats: tuple[Beat, ...]) -> str:
-    """Return ranks and their hosts."""
-    return listed([f"rank {beat.rank} on {beat.host}" for beat in beats])

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from harness.alerts.alert import Alert, Kind
 from harness.alerts.desk import AlertDesk
-from harness.alerts.looks import look_at
 from harness.run.commands.giving import give_once, is_answered
 from harness.run.commands.requests import AnyRequest
 from harness.run.event_types import Seen, StepEvent
@@ -86,8 +85,6 @@ class Announcer:
         """
         if self.is_history:
             return
-        if alert.look is None:
-            alert = alert.model_copy(update={"look": look_at(alert.kind, self.run_dir, alert.step)})
         if self.outputs.alerts.tell(alert, None if seen_id is None else f"{self.state.attempt}-{seen_id}"):
             self.outputs.show(alert.text)
 

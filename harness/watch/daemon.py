@@ -17,7 +17,6 @@ from harness.alerts.alert import ENDED, NO_PROGRESS, Alert, Kind
 from harness.alerts.book_file import make_folder
 from harness.alerts.desk import AlertDesk
 from harness.alerts.endings import ending_alert, ending_id
-from harness.alerts.looks import look_at
 from harness.alerts.trial import send_test
 from harness.config.load import load_config
 from harness.config.schema import Config
@@ -204,9 +203,8 @@ class _WatchLoop:
             return False
         kind = {EXIT_FINISHED: Kind.FINISHED, EXIT_STOPPED_BY_PERSON: Kind.STOPPED}.get(code, Kind.FAILED)
         told = ending_alert(kind, f"it left with exit code {code} at step {self._watcher.state.step}")
-        looked = told.model_copy(update={"look": look_at(kind, self._run_dir)})
         try:
-            self._alerts.tell_of_end(looked, f"{ending_id(kind, 'none')}-{self._watcher.state.attempt}-{code}")
+            self._alerts.tell_of_end(told, f"{ending_id(kind, 'none')}-{self._watcher.state.attempt}-{code}")
         except (OSError, UsageError) as error:
             self._show(f"warning: {error}")
         return True
@@ -229,8 +227,7 @@ class _WatchLoop:
             self._alerts.end(_DISK, f"at least {self._settings.least_free_gib:g} GiB are free again")
             return
         self._show(text)
-        look = look_at(Kind.DISK, self._run_dir)
-        self._alerts.tell(Alert(key=_DISK, kind=Kind.DISK, text=text, lasts=True, look=look))
+        self._alerts.tell(Alert(key=_DISK, kind=Kind.DISK, text=text, lasts=True))
 
     def _check_for_hang(self) -> None:
         """Alert people if a launch hangs, and have it killed if the watcher may.
@@ -252,7 +249,7 @@ class _WatchLoop:
             text = f"launch {hang.launch.name} hangs: {hang.text}; {outcome}"
             self._show(text)
             kind, key = (Kind.KILLED, ENDED) if self._outputs.may_command else (Kind.HUNG, NO_PROGRESS)
-            told = Alert(key=key, kind=kind, text=text, lasts=True, look=look_at(kind, self._run_dir), step=state.step)
+            told = Alert(key=key, kind=kind, text=text, lasts=True, step=state.step)
             self._alerts.tell(told, f"hung-{hang.launch.name}")
 
 
@@ -326,7 +323,7 @@ def _remembered(run_dir: RunDir, alerts: AlertDesk, show: Callable[[str], None])
         )
         show(f"warning: {text}")
         try:
-            alerts.tell(Alert(key="watcher", kind=Kind.WATCHER, text=text, look=look_at(Kind.WATCHER, run_dir)))
+            alerts.tell(Alert(key="watcher", kind=Kind.WATCHER, text=text))
             show(f"the file is kept as {put_aside(path)}")
         except OSError as failure:
             show(f"warning: {failure}")

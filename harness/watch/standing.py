@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from harness.alerts.alert import ENDED_KINDS, HELD_BACK, NO_PROGRESS, Alert, Kind
 from harness.alerts.desk import AlertDesk
 from harness.alerts.endings import ending_alert, ending_id
-from harness.alerts.looks import look_at
 from harness.config.operation import WatchConfig
 from harness.errors import EXIT_REQUEUE
 from harness.run.launches import LaunchRecord
@@ -75,11 +74,10 @@ class Standing:
         where = "" if state.launch is None else state.launch.folder.name
         if state.word is Word.HELD and state.needs_person:
             text = f"the job does not start by itself: {state.reason}"
-            self._alert(Alert(key=HELD_BACK, kind=Kind.HELD, text=text, lasts=True))
+            self.desk.tell(Alert(key=HELD_BACK, kind=Kind.HELD, text=text, lasts=True))
         elif (kind := _KINDS.get(state.word)) is not None:
             told = ending_alert(kind, state.reason)
-            looked = told.model_copy(update={"look": look_at(kind, self.run_dir)})
-            if self.desk.tell_of_end(looked, ending_id(kind, where)):
+            if self.desk.tell_of_end(told, ending_id(kind, where)):
                 self.show(told.text)
 
     def _tell_stall(self, state: State) -> None:
@@ -92,7 +90,7 @@ class Standing:
             return
         text = f"nothing has been recorded for {idle_s:.0f} s, and the run is {state.word}"
         reason = f": {state.reason}" if state.reason else ""
-        self._alert(Alert(key=NO_PROGRESS, kind=Kind.STALLED, text=text + reason, lasts=True))
+        self.desk.tell(Alert(key=NO_PROGRESS, kind=Kind.STALLED, text=text + reason, lasts=True))
 
     def _tell_what_is_over(self, state: State) -> None:
         """Tell people that a run that had ended, or stood still, trains again."""
@@ -107,9 +105,6 @@ class Standing:
                 is_over, text = is_stepping and self._open_at[key] != self._last_step, "the run trains again"
             if is_over and self.desk.end(key, text, self._last_step[1]):
                 self.show(text)
-
-    def _alert(self, alert: Alert) -> None:
-        self.desk.tell(alert.model_copy(update={"look": look_at(alert.kind, self.run_dir)}))
 
 
 def is_over_for_good(state: State) -> bool:

@@ -18,7 +18,7 @@ from harness.run.lock import RunLock
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, to_json_line
 from harness.run_state.slurm_job import Ask, Life, SlurmJob
-from harness.run_state.state import since_text
+from harness.text import moment_text
 
 CONFIG = """\
 run: {name: small}
@@ -213,7 +213,7 @@ def test_the_text_is_one_screen(run_dir: RunDir) -> None:
     run_dir.events.write_text("".join(json.dumps(event) + "\n" for event in events) + "{\n")
     with RunLock(run_dir, "42"):
         lines = status_text(status_of(run_dir, begun + 5)).splitlines()
-    assert lines[1].startswith(f"state      starting since {since_text(begun)}: its processes start: process ")
+    assert lines[1].startswith(f"state      starting since {moment_text(begun)}: its processes start: process ")
     assert [lines[0], *lines[2:11]] == [
         f"run        {run_dir.root}",
         "job        42",

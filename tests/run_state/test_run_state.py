@@ -17,7 +17,8 @@ from harness.run.lock import Owner
 from harness.run.records import StepRecord
 from harness.run_state.facts import Facts
 from harness.run_state.slurm_job import Life, SlurmJob
-from harness.run_state.state import State, Word, duration_text, late_text, state_of
+from harness.run_state.state import State, Word, late_text, state_of
+from harness.text import duration_text
 
 NOW = 1_800_000_000.0
 OWNER = Owner(host="n1", pid=7, process=None, job_id="42", started="2026-11-30 10:00:00")
