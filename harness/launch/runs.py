@@ -23,7 +23,7 @@ def statuses_of(folders: Sequence[Path], ask: Ask = ask_slurm) -> list[Status]:
 
 def runs_text(runs: Sequence[Status]) -> str:
     """Return a table of runs for people, those that need a person first."""
-    rows: list[tuple[str, ...]] = [("run", "state", "step", "loss", "left", "goodput", "waited", "repeated", "alerts")]
+    rows: list[tuple[str, ...]] = [("run", "state", "step", "loss", "left", "goodput", "waited", "lost", "alerts")]
     rows += [_row(run) for run in sorted(runs, key=lambda run: (not run.needs_person, run.run))]
     needing = [run.run for run in runs if run.needs_person]
     note = [f"a person must look at: {listed(needing)}"] if needing else []

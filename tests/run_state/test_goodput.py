@@ -108,7 +108,7 @@ def test_several_runs_are_a_table_those_that_need_a_person_first(
     launched(other, 1, BEGIN)
     assert cli.run(["status", str(tmp_path / "runs")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["run", "state", "step", "loss", "left", "goodput", "waited", "repeated", "alerts"]
+    assert lines[0].split() == ["run", "state", "step", "loss", "left", "goodput", "waited", "lost", "alerts"]
     assert lines[1].split()[:2] == [str(other.root), "gone"]
     assert lines[2].split()[:3] == [str(run.root), "finished", "14/10"]
     assert "43%" in lines[2]
