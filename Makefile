@@ -39,7 +39,7 @@ test-thorough: $(READY)
 	$(BIN)/python -m pytest -m thorough --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 check: $(READY)
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo

@@ -24,6 +24,8 @@ from typing import Any
 
 from benchmarks.file_operations import counting
 from benchmarks.many_parts import measured as measured_adoptions
+from harness.alerts.alert import RunName
+from harness.alerts.desk import AlertDesk
 from harness.config.load import dump_config, load_config
 from harness.launch.diagnosis import diagnosis_text
 from harness.launch.status import status_of
@@ -35,7 +37,6 @@ from harness.run.launches import LAUNCH, LaunchStart, write_launch_file
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, to_json_line
 from harness.say import say
-from harness.watch.alerts import Alerts
 from harness.watch.announcer import Outputs, WatcherEvents
 from harness.watch.hang import HangWatch
 from harness.watch.saved_state import WatchState
@@ -106,7 +107,7 @@ def first_look_at(num_steps: int) -> tuple[float, float]:
         with run_dir.metrics.open("w") as file:
             file.writelines(to_json_line(_record(step)) for step in range(1, num_steps + 1))
         run_dir.watch.mkdir()
-        alerts = Alerts(run_dir.watch_alerts, "benchmark", (), 0.0)
+        alerts = AlertDesk(run_dir=run_dir, run=RunName(name="benchmark", folder=str(run_dir.root)))
         events = WatcherEvents(run_dir.events)
         outputs = Outputs(events=events, alerts=alerts, show=lambda _text: None, may_command=False)
         began = time.perf_counter()
