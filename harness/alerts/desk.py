@@ -1,12 +1,13 @@
 """The desk of a run's alerts: whoever decides that people should know something tells it here.
 
-Every entry is a line of `watch/alerts.jsonl`. What should reach people is kept in the book until every place has taken
-it, whichever process then lives: the watcher, the last step of the job, or the next watcher.
+What is new or sent is a line of `watch/alerts.jsonl`. What should reach people is kept in the book until every place
+has taken it, whichever process then lives: the watcher, the last step of the job, or the next watcher.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -73,9 +74,12 @@ class AlertDesk:
             alert = alert.model_copy(update={"look": look_at(alert.kind, self.run_dir, alert.step)})
         try:
             with self._keeping() as keeping:
+                is_known = alert.lasts and alert.key in keeping.book.things
                 if not keeping.enter(alert, seen_id):
                     return False
-                self._log(alert, "open", is_sent=any(message.places for message in keeping.made))
+                is_sent = any(message.places for message in keeping.made)
+                if is_sent or not is_known or seen_id is not None:  # what stands in no event is seen with every look
+                    self._log(alert, "open", is_sent=is_sent)
         except OSError:
             self._tell_unwritten(alert)  # a full disk is what people must hear of
             return True
@@ -112,6 +116,11 @@ class AlertDesk:
     def open_keys(self, kind: Kind) -> list[str]:
         """Return the keys of the open things of a kind, oldest first."""
         return [key for key, thing in self._book().things.items() if thing.alert.kind is kind]
+
+    def open_since(self, key: str) -> float:
+        """Return the time at which an open thing began, in seconds since 1970; infinity if it is not open."""
+        thing = self._book().things.get(key)
+        return math.inf if thing is None else thing.since
 
     def tend(self, *, is_last: bool = False) -> None:
         """Send what is due by now: what was held back or waits, and pages that nobody has acknowledged.

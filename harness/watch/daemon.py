@@ -37,7 +37,7 @@ from harness.run.lock import owner_of
 from harness.run.own_file import RefusedFileError, require_own_file
 from harness.run.paths import RunDir
 from harness.run.watcher_presence import is_watched_elsewhere, write_watcher_beat
-from harness.run_state.state import Word
+from harness.run_state.state import RUNNING, Word
 from harness.text import listed
 from harness.watch.announcer import Outputs, WatcherEvents
 from harness.watch.exposition import Address, served
@@ -88,7 +88,7 @@ def watch(  # noqa: PLR0913 (what the command line gives)
         watcher = Watcher(run_dir, config, state, outputs, is_anew=is_anew)
         show(f"watching {run_dir.root}: {_intention(config, may_command)}")
         if once:
-            _look_once(run_dir, watcher, Standing(run_dir, config.watch, desk, show))
+            _look_once(run_dir, watcher, Standing(run_dir, config.watch, desk, show, looks_once=True))
             desk.tend(is_last=True)
             _save(run_dir, watcher.state, show)
         else:
@@ -279,7 +279,7 @@ def _require_own(path: Path, *, for_execution: bool = False) -> None:
 
 
 def _look_once(run_dir: RunDir, watcher: Watcher, standing: Standing) -> None:
-    """Look once; what would page is looked at twice.
+    """Look once; an end that would page is looked at twice.
 
     Raises:
         DataError: A file of the run cannot be read.
@@ -287,7 +287,7 @@ def _look_once(run_dir: RunDir, watcher: Watcher, standing: Standing) -> None:
     try:
         watcher.look()
         state = standing.look()
-        if state is not None and state.needs_person:
+        if state is not None and state.needs_person and state.word not in RUNNING:
             time.sleep(_CONFIRM_AFTER_S)
             standing.look()
     except OSError as error:

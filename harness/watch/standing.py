@@ -31,6 +31,8 @@ class Standing:
     show: Callable[[str], None]
     ask: Ask = ask_slurm
     clock: Callable[[], float] = time.monotonic
+    looks_once: bool = False
+    """True if there are no later looks, as by cron: then the times in the files count, and not the watcher's clock."""
     _before: Word | None = None
     _last_step: tuple[int, int] | None = None
     _last_step_at: float = 0.0
@@ -60,8 +62,8 @@ class Standing:
         self._before = state.word
         if is_confirmed:
             self._tell(state)
-        self._tell_stall(state)
-        self._tell_what_is_over(state)
+        self._tell_stall(state, facts)
+        self._tell_what_is_over(state, facts)
         return state
 
     def _note_step(self, facts: Facts) -> None:
@@ -80,19 +82,21 @@ class Standing:
             if self.desk.tell_of_end(told, ending_id(kind, where)):
                 self.show(told.text)
 
-    def _tell_stall(self, state: State) -> None:
+    def _tell_stall(self, state: State, facts: Facts) -> None:
         """Tell people if the run is alive and nothing has been recorded for too long."""
         running = state.launch.folder.name if state.word in RUNNING and state.launch is not None else None
         if running != self._running:
             self._running, self._running_since = running, self.clock()
         idle_s = self.clock() - max(self._last_step_at, self._running_since)
+        if self.looks_once:
+            idle_s = facts.step_age_s or 0.0
         if running is None or idle_s < self.settings.stalled_after_s:
             return
         text = f"nothing has been recorded for {idle_s:.0f} s, and the run is {state.word}"
         reason = f": {state.reason}" if state.reason else ""
         self.desk.tell(Alert(key=NO_PROGRESS, kind=Kind.STALLED, text=text + reason, lasts=True))
 
-    def _tell_what_is_over(self, state: State) -> None:
+    def _tell_what_is_over(self, state: State, facts: Facts) -> None:
         """Tell people that a run that had ended, or stood still, trains again."""
         assert self._last_step is not None, "it was noted before"
         found = [(kind, key) for kind in ENDED_KINDS for key in self.desk.open_keys(kind)]
@@ -102,9 +106,15 @@ class Standing:
             if kind is Kind.HELD:
                 is_over, text = state.word is not Word.HELD, f"the run is {state.word}"
             else:
-                is_over, text = is_stepping and self._open_at[key] != self._last_step, "the run trains again"
+                is_over, text = is_stepping and self._has_stepped(key, facts), "the run trains again"
             if is_over and self.desk.end(key, text, self._last_step[1]):
                 self.show(text)
+
+    def _has_stepped(self, key: str, facts: Facts) -> bool:
+        """Return whether the run has made a step since an alert was open."""
+        if self.looks_once:
+            return bool(facts.records) and facts.records[-1].time > self.desk.open_since(key)
+        return self._open_at[key] != self._last_step
 
 
 def is_over_for_good(state: State) -> bool:

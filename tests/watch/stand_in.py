@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ class StandIn:
     skipped: tuple[int, int] = (0, 0)
     carried_out: list[Command] = field(default_factory=list)
     exit_code: int | None = None
+    begun: float = field(default_factory=time.time)
+    """Time of step 0, in seconds since 1970; each step takes a second."""
 
     def __post_init__(self) -> None:
         values = {**CONFIG, "watch": {**CONFIG["watch"], **self.changes}}
@@ -115,7 +118,7 @@ class StandIn:
         return StepRecord(
             attempt=self.attempt,
             step=self.step,
-            time=float(self.step),
+            time=self.begun + self.step,
             phase="main",
             consumed_samples=self.step * BATCH,
             consumed_tokens=self.step * BATCH * 16,

@@ -63,7 +63,7 @@ def test_what_nobody_has_taken_is_sent_once_more_when_training_has_ended(
 
     places = [Delivery(place=Place("mail"), deliver=place)]
     monkeypatch.setattr(desk, "deliveries", lambda *settings: places)
-    run = StandIn(run_dir_in(tmp_path), changes={"poll_s": 0.01, "least_free_gib": 0})
+    run = StandIn(run_dir_in(tmp_path), changes={"poll_s": 0.01, "least_free_gib": 0}, begun=time.time())
     run.train(5)
     look(run.run_dir)
     run.event("save-failed", reason="the disk is full")

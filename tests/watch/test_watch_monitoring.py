@@ -234,7 +234,8 @@ def check_rules(port: int) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         loaded = {rule["name"]: rule for group in ask(port, "rules")["data"]["groups"] for rule in group["rules"]}
-        if all(rule["health"] == "ok" for rule in loaded.values()):
+        is_seen = loaded["HarnessEpisodeOpen"]["state"] != "inactive"
+        if is_seen and all(rule["health"] == "ok" for rule in loaded.values()):
             break
         time.sleep(0.3)
     assert set(loaded) == {rule["alert"] for rule in rules()}

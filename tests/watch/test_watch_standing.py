@@ -163,6 +163,25 @@ def test_a_run_that_makes_no_step_is_a_page_once_and_the_next_step_is_told(tmp_p
     assert site.told()[-1] == ("stalled", "over")
 
 
+def test_a_look_alone_sees_a_standstill_by_the_times_in_the_files(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), changes={"stalled_after_s": 900}, begun=time.time() - 800)
+    run.train(5)
+
+    def told() -> list[tuple[str, str]]:
+        watch(run.run_dir, once=True, may_command=True, alert_urls=(), show=lambda _text: None)
+        file = run.run_dir.watch_alerts
+        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return [(line["kind"], line["state"]) for line in lines]
+
+    assert told() == []
+    run.begun -= 200
+    run.train(1)
+    assert told() == told() == [("stalled", "open")]
+    run.begun = time.time()
+    run.train(1)  # which is recorded as of some seconds later
+    assert told() == [("stalled", "open"), ("stalled", "over")]
+
+
 def test_the_time_in_the_queue_does_not_count_as_standing_still(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.run.train(5)
