@@ -26,16 +26,17 @@ class _Beat(BaseModel):
     may_order: Flag = True
     host: Text = "?"
     pid: Count = 0
+    has_left: Flag = False
 
 
-def write_watcher_beat(run_dir: RunDir, *, step: int, may_command: bool) -> None:
-    """Write the heartbeat of this process, which watches the run.
+def write_watcher_beat(run_dir: RunDir, *, step: int, may_command: bool, has_left: bool = False) -> None:
+    """Write the heartbeat of this process, which watches the run, or its last one.
 
     Raises:
         OSError: From the disk.
     """
     beat = {"time": round(time.time(), 3), "host": socket.gethostname(), "pid": os.getpid()}
-    content = {**beat, "step": step, "may_order": may_command}
+    content = {**beat, "step": step, "may_order": may_command, "has_left": has_left}
     replace_file(run_dir.watch_heartbeat, json.dumps(content) + "\n", durable=False)
 
 
@@ -50,6 +51,8 @@ def watcher_text(run_dir: RunDir, now: float, *, is_wanted: bool) -> str | None:
     if beat is None:
         return "none: nobody watches for spikes and hangs" if is_wanted else None
     age_s = max(0.0, now - beat.time)
+    if beat.has_left:
+        return f"none: the last one, on {beat.host}, left {age_s:.0f} s ago" if is_wanted else None
     if age_s <= _MOST_SILENCE_S:
         only = "" if beat.may_order else ", and only looks: it gives no commands and tells nobody"
         return f"process {beat.pid} on {beat.host} looked {age_s:.0f} s ago{only}"
@@ -59,7 +62,7 @@ def watcher_text(run_dir: RunDir, now: float, *, is_wanted: bool) -> str | None:
 def is_watched_elsewhere(run_dir: RunDir) -> str | None:
     """Return in words who watches the run now and may give commands, if that is another process; None if nobody does.
 
-    A watcher that has left wrote its last heartbeat at most a minute ago: then the next look finds nobody.
+    One that was killed wrote its last heartbeat at most a minute ago: then the next look finds nobody.
     """
     beat = _own_beat(run_dir)
     if beat is None or (beat.host, beat.pid) == (socket.gethostname(), os.getpid()):
@@ -70,5 +73,7 @@ def is_watched_elsewhere(run_dir: RunDir) -> str | None:
 def _own_beat(run_dir: RunDir) -> _Beat | None:
     """Return the fresh heartbeat of a watcher of this user that may give commands; None without one."""
     beat = read_if_valid(run_dir.watch_heartbeat, _Beat) if is_own_file(run_dir.watch_heartbeat) else None
-    is_fresh = beat is not None and beat.may_order and abs(time.time() - beat.time) <= _MOST_SILENCE_S
+    is_fresh = (
+        beat is not None and not beat.has_left and beat.may_order and abs(time.time() - beat.time) <= _MOST_SILENCE_S
+    )
     return beat if is_fresh else None

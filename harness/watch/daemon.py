@@ -149,7 +149,7 @@ class _WatchLoop:
 
     def run(self) -> None:
         """Look at the run until it has ended or a signal arrives."""
-        with _leaving_on_signals() as leaving:
+        with _leaving_on_signals() as leaving, self._saying_when_it_leaves():
             while not leaving.is_set():
                 has_ended = self._has_ended()  # checked before the look, which then reads the last lines
                 self._look()
@@ -162,6 +162,16 @@ class _WatchLoop:
                     self._show(f"training has ended at step {state.step}{code}")
                     return
                 leaving.wait(self._settings.poll_s)
+
+    @contextmanager
+    def _saying_when_it_leaves(self) -> Iterator[None]:
+        """Write a last heartbeat, so that whoever looks next does not wait for this watcher."""
+        try:
+            yield
+        finally:
+            step, may_command = self._watcher.state.step, self._outputs.may_command
+            with suppress(OSError):
+                write_watcher_beat(self._run_dir, step=step, may_command=may_command, has_left=True)
 
     def _look(self) -> None:
         """Look once. An error of the disk does not end the watcher: it tries again in the next round."""

@@ -191,6 +191,9 @@ def test_the_watcher_and_the_alerts_are_shown(run_dir: RunDir) -> None:
         assert found.alerts["open"][0]["text"] == "nearly full"
         silent = status_text(status_of(run_dir, begun + 100))
         assert "watcher    none: the last one, on n7, has been silent for 100 s" in silent.splitlines()
+        write(run_dir.watch_heartbeat, {"time": begun, "host": "n7", "pid": 4, "step": 1, "has_left": True})
+        left = status_text(status_of(run_dir, begun + 5))
+        assert "watcher    none: the last one, on n7, left 5 s ago" in left.splitlines()
 
 
 def test_speed_and_time_left_come_from_what_steps_really_took(run_dir: RunDir) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from itertools import groupby
@@ -87,7 +88,7 @@ def test_a_crash_loop_pages_once_though_every_node_is_gone(make: Make) -> None:
     assert scene.kinds() == [("warning", "restart", "open"), ("page", "failed", "open")]
     page = scene.told()[-1]
     assert "nothing new was saved in 2 launches in a row" in page["what"]
-    assert "first cause: rank 0 left with exit code 70" in page["what"]
+    assert re.search("first cause: rank [01] left with exit code 70", page["what"])
     assert (page["run"], page["directory"]) == ("scene", str(scene.run_dir.root))
     assert "gone" not in scene.states()
     assert scene.now().needs_person
@@ -182,7 +183,8 @@ def test_a_watcher_that_is_killed_comes_back_and_tells_what_happened_meanwhile(m
     scene.wait_for_told("save-failed", timeout_s=60)  # started again after half a minute
     scene.wait_for_state("finished")
     scene.wait_for_told("finished")
-    assert [kind for kind in scene.kinds() if kind[1] == "save-failed"] == [("page", "save-failed", "open")]
+    words = [state for _, kind, state in scene.kinds() if kind == "save-failed"]
+    assert words == ["open", "over"]  # over with the run
 
 
 @pytest.mark.parametrize("activity", ["data", "forward-backward", "save"])

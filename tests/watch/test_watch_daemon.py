@@ -19,6 +19,7 @@ from harness.alerts.delivery import UndeliveredError
 from harness.errors import RunInUseError, UsageError
 from harness.run.follow import Mark, new_lines
 from harness.run.paths import RunDir
+from harness.run.watcher_presence import is_watched
 from harness.watch import daemon
 from harness.watch.daemon import watch
 from harness.watch.saved_state import load_state
@@ -131,6 +132,19 @@ def test_a_look_leaves_a_run_to_the_watcher_that_it_has(tmp_path: Path) -> None:
     run.run_dir.watch_heartbeat.write_text(json.dumps(beat | {"time": round(time.time() - 61, 3)}))
     look(run.run_dir)
     assert load_state(run.run_dir.watch_state) is not None
+
+
+def test_a_watcher_that_leaves_says_so(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), changes={"poll_s": 0.01, "least_free_gib": 0})
+    run.train(5)
+    run.event("exit", exit_code=0, reason="all steps are done")
+    look(run.run_dir, once=False)
+    beat = json.loads(run.run_dir.watch_heartbeat.read_text())
+    assert beat["has_left"] and not is_watched(run.run_dir)
+    run.run_dir.watch_heartbeat.write_text(json.dumps(beat | {"pid": 4711}))
+    told: list[str] = []
+    look(run.run_dir, told=told)
+    assert "is watched" not in " ".join(told)
 
 
 def test_one_look_at_all_runs_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
