@@ -45,6 +45,7 @@ def test_one_rise_and_one_fall_are_confirmed_each_in_its_channel(runs: dict[str,
     confirmed = [event for event in events(run, "spike") if event["channel"] != "total"]
     assert [(event["channel"], event["direction"]) for event in confirmed] == [("code", "up"), ("zh", "down")]
     assert [event["start"] for event in confirmed] == [ONSETS["code"], ONSETS["zh"]]
+    assert [event["step"] - event["start"] for event in confirmed] == [1, 1]  # at their second step
     assert "training has ended" in run.watch_log.read_text()
 
 
