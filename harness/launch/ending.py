@@ -45,7 +45,7 @@ def _silent_nodes(launch: Path, num_ends: int) -> list[str]:
 
 
 def alert_about(verdict: Verdict, exit_code: int, cause: Failure | None) -> Alert | None:
-    """Return what people are told of the end of a launch; None for one that was planned and goes on."""
+    """Return the alert about the end of a launch; None if the end was planned and the job comes back."""
     reason = f"{verdict.reason} (exit code {exit_code})"
     if cause is not None:
         reason += f"; first cause: {cause.text}"

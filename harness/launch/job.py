@@ -187,7 +187,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _begin(run_dir: RunDir, submission: Path) -> int:
-    """Begin, print the folder of the start, and return the exit code. People are told of what stands in the way."""
+    """Make the folder of a start, print it, and return the exit code; alert people to what stands in the way."""
     try:
         say(begin(run_dir, submission))
     except HarnessError as error:

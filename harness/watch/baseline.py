@@ -156,6 +156,7 @@ class Baseline:
         clip = _CLIP / _MEAN_ABSOLUTE if num_values > YOUNG_VALUES else 1e9
         floor = _CLIP * LEAST_SIGMA
 
+        # Written out for either filter: a function for both would be called twice for every value of every channel.
         residual = value - self.slow
         limit = clip * self.slow_spread / root_weight + floor
         if residual > limit:

@@ -207,7 +207,7 @@ class _WatchLoop:
         return self._times_over > 1
 
     def _has_left_without_launch(self) -> bool:
-        """Return whether a run that no launcher has started has left for good; then people are told how."""
+        """Return whether a run without a launcher has left for good, and alert people to how it ended."""
         code = self._watcher.state.exit_code
         if code is None or code == EXIT_REQUEUE or owner_of(self._run_dir) is not None:
             return False
@@ -319,7 +319,7 @@ def _config_of(run_dir: RunDir) -> Path:
 
 
 def _remembered(run_dir: RunDir, alerts: AlertDesk, show: Callable[[str], None]) -> tuple[WatchState, bool]:
-    """Return the state to go on from, and whether it is new. People are told of one that cannot be used."""
+    """Return the state to go on from, and whether it is new; alert people to a saved one that cannot be used."""
     path, state = run_dir.watch_state, WatchState()
     try:
         if (saved := load_state(path)) is not None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -259,3 +260,33 @@ def test_tensor_parallel_groups_that_span_nodes_are_told(check: Check) -> None:
         "parallel.tensor_model_parallel_size 8 spans nodes of 4 ranks: every layer then waits for the network between "
         "nodes",
     )
+
+
+def test_alerts_that_could_not_be_sent_are_refused(
+    check: Check, site: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    addresses = tmp_path / "addresses"
+    given = f"watch.alert_urls_file={addresses}"
+    assert f"{addresses}" in "\n".join(check(given).errors)  # it is not there
+    addresses.write_text("page mailto://me:secret@example.org\n")
+    addresses.chmod(0o600)
+    assert check(given) == Findings(errors=(), warnings=())
+    monkeypatch.setitem(sys.modules, "apprise", None)  # as if it were not installed
+    (error,) = check(given).errors
+    assert "apprise" in error and "secret" not in error
+    addresses.write_text("nonsense\n")
+    (error,) = check(given).errors
+    assert "not the address of a place for alerts" in error
+    (error,) = check('watch.alert_command=["no-such-program"]').errors
+    assert error == "watch.alert_command: there is no program 'no-such-program' that can be run here"
+
+
+def test_alerts_are_looked_at_as_the_job_will_send_them(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = 'watch.alert_command=["no-such-program"]'
+    (warning,) = check(missing, "launch.container_image=image").warnings
+    assert warning.endswith("(here; the job runs in another environment)")
+    (warning,) = check("watch.alert_command=[]").warnings
+    assert warning.startswith("nobody is told when this run fails or hangs")
+    monkeypatch.setenv("HARNESS_ALERT_URLS", "json://localhost")
+    (warning,) = check().warnings
+    assert warning.startswith("HARNESS_ALERT_URLS is set here, and a job does not get it")

@@ -47,9 +47,11 @@ def sbatch_answers(folder: Path, body: str) -> None:
     program.chmod(0o755)
 
 
-def queue(*overrides: str, dependency: str | None = None, dry_run: bool = False) -> tuple[str | None, list[str]]:
+def queue(
+    *overrides: str, dependency: str | None = None, dry_run: bool = False, test_alert: bool = False
+) -> tuple[str | None, list[str]]:
     told: list[str] = []
-    options = Options(run_dir=Path("run"), dependency=dependency, dry_run=dry_run)
+    options = Options(run_dir=Path("run"), dependency=dependency, dry_run=dry_run, test_alert=test_alert)
     return launch(Path("config.yaml"), ("launch.nodes=2", *overrides), options, told.append, SOURCE / "slurm"), told
 
 
@@ -111,6 +113,20 @@ def test_every_mistake_is_told_at_once_and_nothing_is_queued(site: Path) -> None
         queue("launch.sbatch_flags=[--array=0-3]")
     assert len(caught.value.problems) == 2
     assert not (site / "run").exists()
+    assert not (site / "asked").exists()
+
+
+def test_a_test_alert_comes_before_the_job(site: Path) -> None:
+    program = site / "programs" / "tell"
+    program.write_text(f"#!/bin/sh\ncat > {site}/message\n")
+    program.chmod(0o755)
+    job_id, told = queue('watch.alert_command=["tell"]', test_alert=True)
+    assert job_id == "42" and told[0] == "delivered to tell (command) (from info on)"
+    assert json.loads((site / "message").read_text())["kind"] == "test"
+    (site / "asked").unlink()
+    program.write_text("#!/bin/sh\nexit 3\n")
+    with pytest.raises(UsageError, match="1 of 1 places did not take the test message"):
+        queue('watch.alert_command=["tell"]', test_alert=True)
     assert not (site / "asked").exists()
 
 
