@@ -149,8 +149,14 @@ def replacing(
         descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             own = os.fstat(descriptor)
-            with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file = os.fdopen(descriptor, "wb", closefd=False)
+            try:
                 yield file
+            except BaseException:
+                with suppress(OSError):  # what is left of the content does not matter any more
+                    file.close()
+                raise
+            file.close()
             if durable:
                 os.fsync(descriptor)
         finally:
@@ -159,7 +165,7 @@ def replacing(
             before_rename()
         require_own(staging, own)
         staging.replace(path)
-    except Exception:
+    except (Exception, GeneratorExit):  # the latter in a block that is left without an end, as of a generator
         if own is not None:
             with suppress(OSError):
                 require_own(staging, own)

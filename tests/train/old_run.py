@@ -15,6 +15,7 @@ from exactness import processor
 from process_runs import HARNESS, PATIENCE_S, REPOSITORY, Command
 from test_golden import TOLERANCE
 
+EXTRACTION: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from Python 3.11.4 on
 FOLDER = Path(__file__).with_name("run_of_before")
 EXPECTED: dict[str, Any] = json.loads((FOLDER / "expected.json").read_text())
 
@@ -25,7 +26,7 @@ class OldRun:
     def __init__(self, root: Path) -> None:
         self.root = root
         with tarfile.open(FOLDER / "run.tar.xz") as archive:
-            archive.extractall(root, filter="data")
+            archive.extractall(root, **EXTRACTION)
 
     def harness(self, *arguments: str, code: int = 0, package: Path = REPOSITORY) -> str:
         """Returns what a command prints; it must leave with `code`. The package may be another version of harness."""
