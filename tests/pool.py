@@ -82,9 +82,11 @@ class Pool:
 
 
 def _work(connection: Connection) -> None:
+    import faulthandler
     import gc
     import warnings
 
+    faulthandler.enable()  # one that dies says where
     warnings.simplefilter("ignore")
     import torch
 
