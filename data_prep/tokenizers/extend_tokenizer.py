@@ -1,25 +1,27 @@
 """Adds words to a tokenizer behind its own ids, which do not change.
 
-In a tokenizer.json an added Chinese word is one token wherever it occurs. Any other word is one only between spaces and
-punctuation, so that "art" does not split "party". SentencePiece takes a word wherever it occurs. The report lists the
-effect on the other words of a corpus, because a model has learnt their old ids.
+A word becomes a piece of the vocabulary like any other, once as it stands behind a space and once without; the library
+chooses it by its own rules. What became of it is checked with that library before anything is written: a text comes
+back as well as before, and takes fewer tokens. The report lists the effect on the other words of a corpus, because a
+model has learnt their old ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from data_prep.tokenizers.tokenizer_report import HAN, changed_words
+from data_prep.tokenizers.extend_json import extend_json
+from data_prep.tokenizers.extend_sentencepiece import extend_sentencepiece
+from data_prep.tokenizers.forms import in_context, is_behind_space
+from data_prep.tokenizers.round_trip import round_trip
+from data_prep.tokenizers.tokenizer_report import changed_words
 from data_prep.tokenizers.train_tokenizer import padded_vocab_size
 from harness.errors import UsageError
 from harness.tokenizers.hugging_face_file import HuggingFaceTokenizer
 from harness.tokenizers.native import explained
 from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
 from harness.tokenizers.tokenizer import Tokenizer
-from harness.tokenizers.tokenizer_file import read_file
 
 EXAMPLES_SHOWN = 12
 
@@ -34,68 +36,107 @@ class ExtensionReport:
     """Distinct words of the corpus that were not added."""
     changed: tuple[str, ...]
     """Those that are encoded in other ids now."""
+    lost_before: int
+    """Characters of the corpus that do not come back from the tokens of the original."""
+    lost_after: int
 
 
 def extend(tokenizer: Tokenizer, words: Sequence[str]) -> bytes:
     """Return the file of the extended tokenizer: words, then control symbols up to a multiple of 128 ids.
 
     Raises:
-        UsageError: There are no words, a word is a token already, or the file is a tiktoken file.
+        UsageError: There are no words, all are single tokens already, or the file is of a kind that takes none.
     """
     if not words:
         raise UsageError("there are no words to add. Give a file with a word per line.")
-    known = [word for word, ids in zip(words, tokenizer.encode_documents(list(words)), strict=True) if len(ids) == 1]
-    if known:
-        raise UsageError(f"{known[0]!r} is a single token already. Remove it from the list ({len(known)} such words).")
-    size = padded_vocab_size(tokenizer.vocab_size + len(words))
-    spare = [f"<|added_{number}|>" for number in range(size - tokenizer.vocab_size - len(words))]
+    if len(single(tokenizer, words)) == len(words):
+        raise UsageError(f"all {len(words):,} words are single tokens already, as {words[0]!r}. Nothing would change.")
     with explained(tokenizer.path, "words cannot be added"):
         if isinstance(tokenizer, HuggingFaceTokenizer):
-            return _extend_json(tokenizer.path, tokenizer.vocab_size, words, spare)
+            return extend_json(tokenizer.path, words, _spare)
         if isinstance(tokenizer, SentencePieceTokenizer):
-            return _extend_sentencepiece(tokenizer.path, words, spare)
+            return extend_sentencepiece(tokenizer.path, words, _spare)
     raise UsageError(
         f"tokenizer {tokenizer.path}: words can be added to a SentencePiece model or a tokenizer.json, not to a "
         "tiktoken file, whose splitting lies outside it. Convert it to a tokenizer.json first."
     )
 
 
+def single(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[str, ...]:
+    """Return the words that are one token, wherever they usually stand."""
+    found = list(words)
+    for space in (True, False):
+        there = [word for word in found if not space or is_behind_space(word)]
+        before, *texts = tokenizer.encode_documents([in_context(word, space=space).rstrip() for word in ("", *there)])
+        longer = {word for word, ids in zip(there, texts, strict=True) if len(ids) > len(before) + 1}
+        found = [word for word in found if word not in longer]
+    return tuple(found)
+
+
+def _spare(num_ids: int) -> list[str]:
+    """Return the control symbols that lead from a number of ids to a multiple of 128."""
+    return [f"<|added_{number}|>" for number in range(padded_vocab_size(num_ids) - num_ids)]
+
+
+def require_better(reports: Mapping[str, ExtensionReport], extended: Tokenizer, original: Tokenizer) -> None:
+    """Refuse an extended tokenizer that loses text, takes more tokens, or saves none.
+
+    Raises:
+        UsageError: It does, with the numbers; nothing should be written.
+    """
+    problems = [
+        f"{name}: {report.lost_after:,} characters do not come back, {report.lost_before:,} with the original"
+        for name, report in reports.items()
+        if report.lost_after > report.lost_before
+    ]
+    problems += [
+        f"{name}: {report.tokens_after:,} tokens, {report.tokens_before:,} with the original"
+        for name, report in reports.items()
+        if report.tokens_after > report.tokens_before
+    ]
+    if changed := _other_symbols(extended, original):
+        problems.append(
+            f"the control symbol {changed[0]}, spelt in a text, is taken for the symbol by only one of both"
+        )
+    before, after = (
+        sum(getattr(report, name) for report in reports.values()) for name in ("tokens_before", "tokens_after")
+    )
+    if not problems and after >= before:
+        problems.append(f"none of the words saves a token on the {before:,} tokens of this text")
+    if problems:
+        raise UsageError(
+            "the extended tokenizer would be no better; nothing was written:\n"
+            + "\n".join(f"  {problem}" for problem in problems)
+            + "\nGive words that occur in the text, and text like what will be trained on."
+        )
+
+
+def _other_symbols(extended: Tokenizer, original: Tokenizer) -> list[str]:
+    """Return the control symbols that only one of both tokenizers finds in a text in which they are spelt."""
+    symbols = original.control_symbols()
+    if not symbols:
+        return []
+    controls = {number for number, piece in enumerate(extended.pieces()) if piece.is_control}
+    rows = zip(symbols, original.encode_documents(symbols), extended.encode_documents(symbols), strict=True)
+    return [
+        symbol
+        for symbol, before, after in rows
+        if not controls.intersection(after) <= set(before) or (len(before) == 1 and after != before)
+    ]
+
+
 def report_on_extension(
     documents: Sequence[str], extended: Tokenizer, original: Tokenizer, words: Sequence[str]
 ) -> ExtensionReport:
     """Encode a corpus with both."""
-    before, after = (sum(map(len, tokenizer.encode_documents(list(documents)))) for tokenizer in (original, extended))
+    before, after = (round_trip(documents, tokenizer) for tokenizer in (original, extended))
     compared = changed_words(documents, extended, original)
     added = set(words)
     return ExtensionReport(
-        tokens_before=before,
-        tokens_after=after,
+        tokens_before=before.tokens,
+        tokens_after=after.tokens,
         words=sum(word not in added for word in compared.words),
         changed=tuple(word for word in compared.changed if word not in added),
+        lost_before=before.lost.total(),
+        lost_after=after.lost.total(),
     )
-
-
-def _extend_json(file: Path, vocab_size: int, words: Sequence[str], spare: Sequence[str]) -> bytes:
-    from tokenizers import AddedToken, Tokenizer
-
-    tokenizer = Tokenizer.from_str(read_file(file).decode("utf-8-sig"))
-    plain = [AddedToken(word, normalized=False, special=False, single_word=not HAN.search(word)) for word in words]
-    tokenizer.add_tokens(plain)
-    tokenizer.add_special_tokens([AddedToken(symbol, normalized=False, special=True) for symbol in spare])
-    ids = [tokenizer.token_to_id(token) for token in (*words, *spare)]
-    if ids != list(range(vocab_size, vocab_size + len(ids))):
-        raise UsageError(f"tokenizer {file}: its ids have gaps, which the new words would fill. It cannot be extended.")
-    return str(tokenizer.to_str(pretty=False)).encode()
-
-
-def _extend_sentencepiece(file: Path, words: Sequence[str], spare: Sequence[str]) -> bytes:
-    from sentencepiece import sentencepiece_model_pb2 as model_format
-
-    model: Any = model_format.ModelProto()
-    model.ParseFromString(read_file(file))
-    kinds = model_format.ModelProto.SentencePiece
-    for words_of_kind, kind in ((words, kinds.USER_DEFINED), (spare, kinds.CONTROL)):
-        for word in words_of_kind:
-            model.pieces.add(piece=word, score=0.0, type=kind)
-    model.trainer_spec.vocab_size = len(model.pieces)
-    return bytes(model.SerializeToString())

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_prep.text.scripts import UNIT
 from data_prep.tokenizers.round_trip import lost_characters
 from harness.tokenizers.tokenizer import Tokenizer
 
 LONGEST_SHOWN = 12
 SUSPICIOUS_SHOWN = 30
 LONG_TOKEN_CHARACTERS = 24
-WORD = re.compile(r"[^\W\d_]+", re.UNICODE)
-HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003ffff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,11 +146,8 @@ def compare(documents: Sequence[str], first: Tokenizer, second: Tokenizer) -> Co
 
 
 def _words(text: str) -> Iterator[str]:
-    for word in WORD.findall(text):
-        if HAN.search(word):
-            yield from word
-        else:
-            yield word
+    """Yield the words of a text, and the letters of scripts without spaces; no numbers."""
+    return (unit for unit in UNIT.findall(text) if any(map(str.isalpha, unit)))
 
 
 def _texts(tokenizer: Tokenizer) -> list[str]:

@@ -38,10 +38,12 @@ SENTENCEPIECE_OPTIONS: Mapping[str, Any] = {
 }
 """Text comes back byte for byte: no normalization, no space put in front, unknown characters in bytes."""
 SPLIT_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}|"
+    r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Pattern by which byte-level BPE cuts text into words: the published one of Qwen 2, GPT-4's with one digit at a
-time."""
+"""Pattern by which byte-level BPE cuts text into words: the published one of Qwen 3.5, which is GPT-4's with one digit
+at a time, and letters keep the marks with which Hindi, Tamil, Thai or Burmese write their vowels. Without them no token
+of these languages could be longer than a syllable."""
 
 
 @dataclass(frozen=True, kw_only=True)

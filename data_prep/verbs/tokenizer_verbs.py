@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,7 +158,7 @@ def extend_tokenizer(
     saved before you pay with new embeddings.
     """
     from data_prep.text.named_inputs import draw_samples, named_inputs
-    from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension
+    from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension, require_better
     from harness.tokenizers.document_symbols import SETTINGS_FILE
     from harness.tokenizers.tokenizer import open_tokenizer
 
@@ -169,18 +170,44 @@ def extend_tokenizer(
     added = _read_words(words)
     samples = draw_samples(named_inputs(inputs), {}, text_key, sample_characters)
     content = extend(original, added)
+    settings = original.path.with_name(SETTINGS_FILE)
+    beside = settings.read_bytes() if settings.is_file() else None  # which names the symbol that ends a document
+    with tempfile.TemporaryDirectory() as folder:  # nothing is written that has not been tried
+        file = Path(folder, output.name)
+        file.write_bytes(content)
+        if beside is not None:
+            file.with_name(SETTINGS_FILE).write_bytes(beside)
+        extended = open_tokenizer(file, needs_end=False)
+    reports = {name: report_on_extension(each, extended, original, added) for name, each in samples.items()}
+    require_better(reports, extended, original)
     _create(output, content)
-    settings, copied = original.path.with_name(SETTINGS_FILE), output.with_name(SETTINGS_FILE)
-    if settings.is_file() and not os.path.lexists(copied):  # which names the symbol that ends a document
-        _create(copied, settings.read_bytes())
+    copied = output.with_name(SETTINGS_FILE)
+    if beside is not None and not os.path.lexists(copied):
+        _create(copied, beside)
         say(f"{copied}: as beside {original.path}")
-    extended = open_tokenizer(output, needs_end=False)
+    _print_added(output, added, extended, original)
+    for name, report in reports.items():
+        _print_extension(name, report)
+
+
+def _print_added(output: Path, words: Sequence[str], extended: Tokenizer, original: Tokenizer) -> None:
+    """Say what the new ids are for, and which words did not become one token."""
+    from data_prep.tokenizers.extend_tokenizer import EXAMPLES_SHOWN, single
+
+    new = set(range(original.vocab_size, extended.vocab_size))
+    pieces = extended.pieces()
+    spare = sum(pieces[number].is_control for number in new)
     say(
-        f"{output}: {extended.vocab_size:,} ids: the {original.vocab_size:,} of {original.path}, {len(added):,} words, "
-        f"{extended.vocab_size - original.vocab_size - len(added):,} spare ids"
+        f"{output}: {extended.vocab_size:,} ids: the {original.vocab_size:,} of {original.path}, {len(new) - spare:,} "
+        f"for {len(words):,} words (behind a space, without one, and on the way to them), {spare:,} spare ids"
     )
-    for name, documents in samples.items():
-        _print_extension(name, report_on_extension(documents, extended, original, added))
+    known, now = (set(single(tokenizer, words)) for tokenizer in (original, extended))
+    for what, found in (
+        ("are single tokens already", [word for word in words if word in known]),
+        ("are not single tokens, because the tokenizer cuts inside them first", [w for w in words if w not in now]),
+    ):
+        if found:
+            say(f"  {len(found):,} of the words {what}: {' '.join(map(repr, found[:EXAMPLES_SHOWN]))}")
 
 
 def _require_new(output: Path) -> None:

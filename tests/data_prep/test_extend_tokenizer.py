@@ -1,62 +1,193 @@
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+import sentencepiece
+import tokenizers
 from click.testing import CliRunner, Result
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension
+from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension, require_better, single
+from data_prep.tokenizers.round_trip import round_trip
 from data_prep.verbs.tokenizer_verbs import extend_tokenizer
 from harness.errors import UsageError
 from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
-WORDS = ("Megatron", "梯度下降", "art")
+TEXTS = (
+    "Không có gì quý hơn độc lập, tự do. Ai nói rằng không được học tiếng Việt thì không đúng.",
+    "Pembangunan nasional (pembangunan daerah) dilaksanakan bersama-sama oleh seluruh masyarakat Indonesia.",
+    "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ",
+    "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है।",
+    "يولد جميع الناس أحراراً متساوين في الكرامة والحقوق.",
+    "人人生而自由，在尊严和权利上一律平等。他们赋有理性和良心。",
+    "all human beings are born free and equal in dignity and rights: the party of art lovers reads",
+)
+WORDS = ("không", "Pembangunan", "pembangunan", "masyarakat", "Indonesia", "الحقوق", "尊严", "dignity", "art")
+OF_QWEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CUT_WORDS = ("มนุษย์", "अधिकारों")
+"""Words with signs at which the pattern of GPT-4 and Qwen cuts."""
 
 
-@pytest.fixture(params=["json_file", "model_file"])
-def original(request: pytest.FixtureRequest) -> Tokenizer:
-    return open_tokenizer(request.getfixturevalue(request.param))
+ASCII = [chr(code) for code in range(0x21, 0x7F)]
 
 
-@pytest.fixture
-def extended(original: Tokenizer, tmp_path: Path) -> Tokenizer:
-    file = tmp_path / f"extended{original.path.suffix}"
-    file.write_bytes(extend(original, WORDS))
-    return open_tokenizer(file)
+def _save(tokenizer: tokenizers.Tokenizer, file: Path) -> None:
+    tokenizer.save(str(file))
 
 
-def test_old_ids_stay_and_words_come_behind(original: Tokenizer, extended: Tokenizer, poems: list[str]) -> None:
-    assert extended.vocab_size % 128 == 0 and extended.vocab_size >= original.vocab_size + len(WORDS)
-    assert extended.encode_documents(poems) == original.encode_documents(poems)
-    assert extended.end_of_document_id == original.end_of_document_id
-    text = "用Megatron做梯度下降。"
-    ids = extended.encode_documents([text])[0]
-    new = [token for token in ids if token >= original.vocab_size]
-    assert original.vocab_size + 1 in new and extended.decode(ids) == text
-    sizes = np.array(extended.bytes_per_token())
-    assert int(sizes[original.vocab_size + 1]) == len("梯度下降".encode())
-    assert not sizes[original.vocab_size + len(WORDS) :].any()
+def byte_level(file: Path, *, ignore_merges: bool = False) -> None:
+    tokenizer = tokenizers.Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    split = pre_tokenizers.Split(tokenizers.Regex(OF_QWEN), behavior="isolated")
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytewise])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(TEXTS[-1:] * 5, trainer)
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>"])  # behind the vocabulary, as Qwen has them
+    _save(tokenizer, file)
 
 
-def test_words_between_spaces_do_not_cut_longer_ones(json_file: Path, tmp_path: Path) -> None:
-    original = open_tokenizer(json_file)
-    (tmp_path / "extended.json").write_bytes(extend(original, WORDS))
-    extended = open_tokenizer(tmp_path / "extended.json")
-    documents = ["a party of art lovers"]
-    report = report_on_extension(documents, extended, original, WORDS)
-    assert report.changed == () and report.words == 4
-    assert report.tokens_after < report.tokens_before
-
-
-def test_sentencepiece_takes_a_word_anywhere_and_the_report_says_so(model_file: Path, tmp_path: Path) -> None:
-    original = open_tokenizer(model_file)
-    (tmp_path / "extended.model").write_bytes(extend(original, WORDS))
-    report = report_on_extension(
-        ["a party of art lovers"], open_tokenizer(tmp_path / "extended.model"), original, WORDS
+def llama_2(file: Path) -> None:
+    tokenizer = tokenizers.Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    assert report.changed == ("party",)
+    specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=450, special_tokens=specials, initial_alphabet=ASCII, show_progress=False)
+    tokenizer.train_from_iterator(TEXTS[-1:] * 5, trainer)
+    described = json.loads(tokenizer.to_str())
+    described["added_tokens"] = described["added_tokens"][:3]
+    file.write_text(json.dumps(described))
+
+
+def unigram(file: Path) -> None:
+    tokenizer = tokenizers.Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=400,
+        special_tokens=["<unk>", "</s>"],
+        unk_token="<unk>",
+        initial_alphabet=ASCII,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS * 5, trainer)
+    tokenizer.add_special_tokens(["<mask>"])
+    _save(tokenizer, file)
+
+
+def word_pieces(file: Path) -> None:
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=["[UNK]", "[SEP]"], show_progress=False)
+    tokenizer.train_from_iterator(TEXTS * 5, trainer)
+    _save(tokenizer, file)
+
+
+def _sentencepiece(file: Path, kind: str) -> None:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS * 5),
+        model_writer=model,
+        model_type=kind,
+        vocab_size=440,
+        character_coverage=1.0,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
+    file.write_bytes(model.getvalue())
+
+
+KINDS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "byte-level": (".json", byte_level),
+    "byte-level, whole words first": (".json", lambda file: byte_level(file, ignore_merges=True)),
+    "bpe with byte fallback": (".json", llama_2),
+    "unigram": (".json", unigram),
+    "word pieces": (".json", word_pieces),
+    "sentencepiece bpe": (".model", lambda file: _sentencepiece(file, "bpe")),
+    "sentencepiece unigram": (".model", lambda file: _sentencepiece(file, "unigram")),
+}
+
+
+@pytest.fixture(params=KINDS)
+def original(request: pytest.FixtureRequest, tmp_path: Path) -> Tokenizer:
+    ending, make = KINDS[request.param]
+    make(tmp_path / f"original{ending}")
+    return open_tokenizer(tmp_path / f"original{ending}", needs_end=False)
+
+
+def extended_by(original: Tokenizer, words: tuple[str, ...]) -> Tokenizer:
+    file = original.path.with_stem("extended")
+    file.write_bytes(extend(original, words))
+    return open_tokenizer(file, needs_end=False)
+
+
+def test_words_are_one_token_and_come_back(original: Tokenizer) -> None:
+    extended = extended_by(original, (*WORDS, *CUT_WORDS))
+    assert extended.vocab_size % 128 == 0 and extended.vocab_size > original.vocab_size
+    assert extended.pieces()[: original.vocab_size] == original.pieces()
+    assert set(WORDS) <= set(single(extended, WORDS))
+    before, after = round_trip(TEXTS, original), round_trip(TEXTS, extended)
+    assert after.lost.total() <= before.lost.total() and after.tokens < before.tokens
+    assert extended.control_symbols()[: len(original.control_symbols())] == original.control_symbols()
+    markers = original.control_symbols()
+    assert not markers or extended.encode_documents(markers) == original.encode_documents(markers)
+
+
+def test_a_text_without_these_words_has_the_old_ids(original: Tokenizer) -> None:
+    extended = extended_by(original, ("không", "尊严"))
+    text = [TEXTS[-1], TEXTS[1]]
+    assert extended.encode_documents(text) == original.encode_documents(text)
+
+
+def test_a_word_that_is_cut_first_becomes_fewer_tokens(tmp_path: Path) -> None:
+    byte_level(tmp_path / "original.json")
+    original = open_tokenizer(tmp_path / "original.json", needs_end=False)
+    extended = extended_by(original, CUT_WORDS)
+    assert single(extended, CUT_WORDS) == ()
+    for word in CUT_WORDS:
+        before, after = (len(tokenizer.encode_documents([word])[0]) for tokenizer in (original, extended))
+        assert after < before / 3
+        assert extended.decode(extended.encode_documents([word])[0]) == word
+
+
+def test_the_library_of_models_opens_it_with_the_same_ids(tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    byte_level(tmp_path / "original.json")
+    original = tokenizers.Tokenizer.from_file(str(tmp_path / "original.json"))
+    extended = extended_by(open_tokenizer(tmp_path / "original.json", needs_end=False), WORDS)
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(extended.path))
+    assert [theirs.encode(text) for text in TEXTS] == extended.encode_documents(list(TEXTS))
+    assert theirs.decode(theirs.encode(TEXTS[0])) == TEXTS[0]
+    assert theirs.convert_tokens_to_ids("<|endoftext|>") == original.token_to_id("<|endoftext|>")
+
+
+def test_worse_is_refused(tmp_path: Path) -> None:
+    byte_level(tmp_path / "original.json")
+    original = open_tokenizer(tmp_path / "original.json", needs_end=False)
+    extended = extended_by(original, ("không",))
+    report = report_on_extension([TEXTS[1]], extended, original, ("không",))
+    with pytest.raises(UsageError, match="none of the words saves a token on the [0-9]+ tokens of this text"):
+        require_better({"id": report}, extended, original)
+    # What the command did before: the word as it is, among pieces that are spelt in bytes.
+    library = tokenizers.Tokenizer.from_file(str(original.path))
+    library.add_tokens([tokenizers.AddedToken("không", normalized=False, single_word=True)])
+    _save(library, tmp_path / "wrong.json")
+    wrong = open_tokenizer(tmp_path / "wrong.json", needs_end=False)
+    report = report_on_extension([TEXTS[0]], wrong, original, ("không",))
+    with pytest.raises(UsageError, match="2 characters do not come back, 0 with the original"):
+        require_better({"vi": report}, wrong, original)
 
 
 def call(*arguments: object) -> Result:
@@ -66,31 +197,41 @@ def call(*arguments: object) -> Result:
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     """A corpus and a list of words."""
-    (tmp_path / "en.jsonl").write_text(json.dumps({"text": "a party of art lovers reads Megatron"}) + "\n")
+    lines = [json.dumps({"text": text}) for text in (*TEXTS, "a partý of art lovers")]
+    (tmp_path / "text.jsonl").write_text("\n".join(lines) + "\n")
     (tmp_path / "words.txt").write_text("\n".join([*WORDS, "", "art"]))
-    return tmp_path / "en.jsonl", tmp_path / "words.txt"
+    return tmp_path / "text.jsonl", tmp_path / "words.txt"
 
 
-def test_the_command_warns_of_words_that_change(files: tuple[Path, Path], model_file: Path, json_file: Path) -> None:
+def test_the_command_says_what_became_of_the_words(files: tuple[Path, Path], original: Tokenizer) -> None:
     corpus, words = files
-    out = corpus.parent / "extended"
-    warned = call(model_file, f"en={corpus}", "--words", words, "--output", out.with_suffix(".model"))
-    assert warned.exception is None, warned.exception
-    assert "3 words, " in warned.stdout and " spare ids\n" in warned.stdout
-    assert "WARNING: 1 of 5 words that were not added are encoded in other ids" in warned.stdout
-    assert warned.stdout.endswith("For example 'party'\n")
-    calm = call(json_file, f"en={corpus}", "--words", words, "--output", out.with_suffix(".json"))
-    assert "all 5 words that were not added are encoded in the same ids" in calm.stdout
-    again = call(json_file, corpus, "--words", words, "--output", out.with_suffix(".json")).exception
+    out = corpus.parent / f"new{original.path.suffix}"
+    done = call(original.path, f"all={corpus}", "--words", words, "--output", out)
+    assert done.exception is None, done.exception
+    assert f" for {len(WORDS)} words (behind a space, without one, and on the way to them), " in done.stdout
+    assert " tokens before, " in done.stdout and "% fewer)" in done.stdout
+    again = call(original.path, corpus, "--words", words, "--output", out).exception
     assert isinstance(again, UsageError) and "exists. It stays as it is" in str(again)
-    other = call(json_file, corpus, "--words", words, "--output", corpus.parent / "x.model").exception
-    assert isinstance(other, UsageError) and "the name must end in .json" in str(other)
+    other = call(original.path, corpus, "--words", words, "--output", corpus.parent / "x.txt").exception
+    assert isinstance(other, UsageError) and f"the name must end in {original.path.suffix}" in str(other)
+
+
+def test_the_command_writes_nothing_that_is_no_better(files: tuple[Path, Path], tmp_path: Path) -> None:
+    corpus, words = files
+    byte_level(tmp_path / "original.json")
+    words.write_text("Megatron\nart\n")
+    corpus.write_text(json.dumps({"text": TEXTS[2]}) + "\n")
+    out = tmp_path / "new.json"
+    refused = call(tmp_path / "original.json", f"th={corpus}", "--words", words, "--output", out)
+    assert isinstance(refused.exception, UsageError) and "nothing was written" in str(refused.exception)
+    assert not out.exists()
 
 
 def test_what_cannot_be_added(original: Tokenizer, tiktoken_file: Path) -> None:
     with pytest.raises(UsageError, match="there are no words to add"):
         extend(original, ())
-    with pytest.raises(UsageError, match="'a' is a single token already. Remove it from the list"):
-        extend(original, ("a",))
+    known = extended_by(original, ("dignity",))
+    with pytest.raises(UsageError, match="all 1 words are single tokens already, as 'dignity'. Nothing would change"):
+        extend(known, ("dignity",))
     with pytest.raises(UsageError, match="not to a tiktoken file"):
         extend(open_tokenizer(tiktoken_file), WORDS)
