@@ -23,6 +23,7 @@ import data_prep.demo
 
 PIECE = 4000
 SLOW_SHARE = 10
+OURS_FOUND = "our rules, the language found by py3langid"
 
 
 def say(line: str) -> None:
@@ -39,6 +40,15 @@ def english(max_bytes: int) -> list[str]:
             pieces += [text[begin : begin + PIECE] for begin in range(0, len(text) - PIECE, PIECE)]
     size = sum(len(piece.encode()) for piece in pieces)
     return (pieces * (max_bytes // size + 1))[: max(1, len(pieces) * max_bytes // size)]
+
+
+def indonesian(count: int) -> list[str]:
+    """Return as many texts of about that length in Indonesian, whose language has to be found."""
+    with gzip.open(Path(data_prep.demo.__file__).parent / "languages.jsonl.gz") as lines:
+        records = [json.loads(line) for line in lines]
+    text = "\n".join(record["text"] for record in records if record["language"] == "id")
+    pieces = [text[begin : begin + PIECE] for begin in range(0, len(text) - PIECE, PIECE // 4)]
+    return (pieces * (count // len(pieces) + 1))[:count]
 
 
 def speed(work: Callable[[str], object], texts: Sequence[str]) -> float:
@@ -59,10 +69,12 @@ def steps(folder: Path) -> dict[str, Callable[[str], object]]:
     from data_prep.corpus.near import choose_bands, minima
     from data_prep.corpus.words import Words
     from data_prep.text.clean_rules import PRESETS, first_broken
+    from data_prep.text.languages.identify import identifier
 
-    bands = choose_bands(0.8)
+    bands, identify = choose_bands(0.8), identifier(None)
     found: dict[str, Callable[[str], object]] = {
         "our rules for prose (13)": lambda text: first_broken(text, PRESETS["prose"]),
+        f"{OURS_FOUND} (Indonesian)": lambda text: first_broken(text, PRESETS["prose"], identify=identify),
         "our signatures (rensa)": minima,
     }
     splitters: dict[str, object] = {"our words": Words()}
@@ -94,6 +106,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, work in steps(Path(folder)).items():
             part = texts[: len(texts) // SLOW_SHARE] if "spaCy" in name else texts
+            part = indonesian(len(texts)) if name.startswith(OURS_FOUND) else part
             say(f"{name:<55} {speed(work, part):8.2f} MB/s a core")
 
 

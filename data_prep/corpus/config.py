@@ -55,18 +55,24 @@ class CleanConfig(Section):
     """Rules that drop documents of a source that are not worth training on."""
 
     preset: Literal["prose", "code", "light"] = "prose"
-    """Our rules: `prose` for the web, `code` for source files, `light` (only what is broken) for books."""
+    """Our rules: `prose` for the web, in any language; `code` for source files; `light` (only what is broken) for
+    books."""
     spare_markup: bool = True
     """Spare code, Markdown and LaTeX the rules that only make sense for prose."""
     filters: Annotated[tuple[FilterConfig, ...], Field(strict=False)] = ()
     """Filters of datatrove, applied after the rules."""
+    assume_language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] | None = None
+    """Language of all documents (ilo); if left out it is found for each."""
     languages: Texts | None = None
-    """Languages to keep, as the model names them (en, zh); any if left out."""
+    """Languages to keep (en, zh, id); any if left out."""
     least_language_score: Annotated[float, Field(ge=0, le=1)] = 0.65
     """Documents whose language is less certain are dropped."""
     replace_private_data: bool | None = None
     """Replace mail and network addresses, telephone and identity numbers by placeholders; if left out, only
     where the preset is `prose`: in code what looks like an address may be a version."""
+    most_dropped_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Largest share of the documents of a source, or of one language in it, that one rule may drop; beyond it the
+    command stops with the numbers and examples, and `--accept-loss` goes on."""
 
     @property
     def replaces_private_data(self) -> bool:
@@ -250,7 +256,7 @@ class CorpusConfig(Section):
     """Output folder: `cleaned/<source>`, `deduped/<source>`, `ordered/<source>`."""
     sources: Annotated[dict[Name, SourceConfig], Field(min_length=1)]
     language_model: FilePath | None = None
-    """fastText model for languages (lid.176.bin); datatrove fetches one if left out."""
+    """fastText model for languages (lid.176.bin, or GlotLID's); the packaged model of py3langid if left out."""
     executor: ExecutorConfig = Field(default_factory=ExecutorConfig)
     mix: MixConfig | None = None
 

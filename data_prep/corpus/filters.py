@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from datatrove.data import Document
@@ -14,14 +13,15 @@ from datatrove.pipeline.filters import (
     FineWebQualityFilter,
     GopherQualityFilter,
     GopherRepetitionFilter,
-    LanguageFilter,
 )
 from datatrove.pipeline.filters.base_filter import BaseFilter
-from datatrove.utils.lid import FastTextLID
 
+from data_prep.corpus.fit import Languages
+from data_prep.corpus.outcome import Outcome
 from data_prep.corpus.steps import DropDocuments
 from data_prep.corpus.words import Words
-from data_prep.text.clean_rules import PRESETS, Preset, Text, first_broken
+from data_prep.text.clean_rules import PRESETS, Preset, Text, judge
+from data_prep.text.languages.identify import Identify, code_of
 from harness.errors import UsageError
 
 NAMED: Mapping[str, Callable[..., BaseFilter]] = {
@@ -34,19 +34,26 @@ NAMED: Mapping[str, Callable[..., BaseFilter]] = {
 
 
 class RuleFilter(BaseFilter):  # type: ignore[misc] # datatrove has no types
-    """A preset of our rules: those of Gopher, C4 and StarCoder, for English, Chinese and code."""
+    """A preset of our rules: those of Gopher, C4 and StarCoder."""
 
     name = "rules"
 
-    def __init__(self, preset: Preset, spare_markup: bool, dropped: DropDocuments | None = None) -> None:
-        super().__init__(dropped)
+    def __init__(
+        self, preset: Preset, spare_markup: bool, languages: Languages | None = None, outcome: Outcome | None = None
+    ) -> None:
+        super().__init__(DropDocuments(outcome, "rules") if outcome else None)
         self.preset = preset
         self.spare_markup = spare_markup
+        self.languages = languages
+        self.outcome = outcome
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """Return True to keep the document, or False and the name of the broken rule."""
-        broken = first_broken(doc.text, PRESETS[self.preset], self.spare_markup)
-        return True if broken is None else (False, broken)
+        text = self.languages.text(doc.text) if self.languages else Text(doc.text)
+        found = judge(text, PRESETS[self.preset], self.spare_markup)
+        if self.outcome and self.languages:
+            self.outcome.note_language(next(iter(text.languages), None), found.unknown)
+        return True if found.broken is None else (False, found.broken)
 
 
 class SpareMarkup(BaseFilter):  # type: ignore[misc]
@@ -64,47 +71,23 @@ class SpareMarkup(BaseFilter):  # type: ignore[misc]
         return verdict
 
 
-class ModelFile(FastTextLID):  # type: ignore[misc]
-    """A language identifier of fastText in a file of this machine."""
+class KeepLanguages(BaseFilter):  # type: ignore[misc]
+    """Keeps documents in some languages."""
 
-    def __init__(self, file: Path, languages: list[str]) -> None:
-        super().__init__(languages)
-        self.file = file
-        self._model: Any = None
+    name = "languages"
 
-    @property
-    def model(self) -> Any:  # noqa: ANN401 - fastText has no types
-        """The model, read when it is first used: it cannot be sent to another process."""
-        if self._model is None:
-            from fasttext.FastText import _FastText
+    def __init__(
+        self, languages: Sequence[str], least_score: float, identify: Identify, dropped: DropDocuments | None = None
+    ) -> None:
+        super().__init__(dropped)
+        self.languages = frozenset(map(code_of, languages))
+        self.least_score = least_score
+        self.identify = identify
 
-            self._model = _FastText(str(self.file))
-        return self._model
-
-
-def language_filter(
-    languages: tuple[str, ...], least_score: float, model_file: Path | None, dropped: DropDocuments | None = None
-) -> BaseFilter:
-    """Keep documents in these languages; without a file the model is the one that datatrove fetches.
-
-    Raises:
-        UsageError: The packages or the file are missing.
-    """
-    if model_file is not None and not model_file.is_file():
-        raise UsageError(
-            f"language_model {model_file}: there is no such file. Give a fastText model for languages (lid.176.bin is "
-            "the usual one), or leave the key out to let datatrove fetch it."
-        )
-    try:
-        step = LanguageFilter(list(languages), least_score, dropped)
-    except ImportError as error:
-        raise UsageError(
-            f"a filter for languages needs packages that are not installed ({error}). Install the project with its "
-            "`data-clean` extra."
-        ) from error
-    if model_file is not None:
-        step.model = ModelFile(model_file, list(languages))
-    return step
+    def filter(self, doc: Document) -> bool:
+        """Return True to keep the document."""
+        guesses = self.identify(doc.text)
+        return bool(guesses) and guesses[0].language in self.languages and guesses[0].probability >= self.least_score
 
 
 def named_filter(name: str, arguments: Mapping[str, Any], dropped: DropDocuments | None = None) -> BaseFilter:

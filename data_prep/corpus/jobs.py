@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.corpus.config import DedupConfig, DedupMethod, ExecutorConfig, SourceConfig
+from data_prep.corpus.loss import require_accepted
 from data_prep.corpus.near import choose_bands
 from data_prep.corpus.outcome import REPORT, read_reports
 from data_prep.corpus.pipelines import LARGEST_PRIORITY, Reading, clean_stages, dedup_stages
@@ -64,6 +65,9 @@ class Job:
     """Name of each step."""
     settings: dict[str, Any]
     """All that the result depends on, besides the input."""
+    most_dropped_share: float = 1.0
+    """Share of a source, or of a language in it, above which a rule may not drop without being accepted."""
+    accepts_loss: bool = False
 
     @property
     def work(self) -> Path:
@@ -80,27 +84,39 @@ class Job:
         return (self.output / FILES_LIST).exists()
 
 
+@dataclass(frozen=True)
+class Cleaning:
+    """Further conditions of cleaning, besides the settings of a source."""
+
+    language_model: Path | None = None
+    accepts_loss: bool = False
+    """True if a person has seen how much the rules drop."""
+
+
 def clean_job(
     source: SourceConfig,
     files: list[InputFile],
     output: Path,
     tasks: int | None = None,
-    language_model: Path | None = None,
+    cleaning: Cleaning = Cleaning(),
 ) -> Job:
     """Clean a source."""
+    work = output / STATE_FOLDER / "work"
     reading = reading_of(files, output, source, tasks)
     return Job(
         title=f"clean {output.name}",
         output=output,
         reading=reading,
-        phases=(partial(clean_stages, reading, source.cleaning, language_model),),
+        phases=(partial(clean_stages, reading, source.cleaning, cleaning.language_model, work),),
         num_readings=1,
         folders=(output,),
         steps=("clean",),
         settings={
-            "clean": source.cleaning.model_dump(),
-            "language_model": str(language_model) if language_model else None,
+            "clean": source.cleaning.model_dump(exclude={"most_dropped_share"}),
+            "language_model": str(cleaning.language_model) if cleaning.language_model else None,
         },
+        most_dropped_share=source.cleaning.most_dropped_share,
+        accepts_loss=cleaning.accepts_loss,
     )
 
 
@@ -188,12 +204,14 @@ def finish(job: Job, held: SoleWriter) -> list[FileReport]:
     """Write the report from those of the files, and remove what was needed only on the way.
 
     Raises:
-        DataError: A file is not there as it was written, or the folder was deleted, moved or replaced.
+        DataError: A file is not there as it was written, the folder was deleted, moved or replaced, or a rule drops
+            too much.
     """
     names = job.reading.names
     if not job.is_finished():
         by_step = [read_reports(folder, names) for folder in job.folders]
         reports = [_joined(reports) for reports in zip(*by_step, strict=True)]
+        require_accepted(job.output, reports, job.most_dropped_share, is_accepted=job.accepts_loss)
         held.require()
         require_written(job.output, reports)
         record_finished(job.output, reports)

@@ -7,6 +7,7 @@ its list and its report appear whole or not at all. A task that was interrupted 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,10 @@ from data_prep.text.whole_json import BYTE_ORDER_MARK
 from harness.run.files import replace_file
 
 REPORT = ".report"
+NO_LANGUAGE = "unknown"
+"""In the place of a language that was not found."""
+BEGIN_SHOWN = 80
+"""Characters of a dropped document in the list of them."""
 
 
 @dataclass
@@ -36,17 +41,24 @@ class Outcome:
     lost: str = "dropped"
     """Reason given for a document that vanished without being dropped by name."""
     _open_line: int | None = field(default=None, init=False)
+    _begin: str = field(default="", init=False)
     _kept: IO[bytes] | None = field(default=None, init=False)
     _dropped: IO[bytes] | None = field(default=None, init=False)
     _counts: dict[str, int] = field(default_factory=dict, init=False)
-    _reasons: dict[str, int] = field(default_factory=dict, init=False)
+    _reasons: Counter[str] = field(default_factory=Counter, init=False)
+    _languages: Counter[str] = field(default_factory=Counter, init=False)
+    _dropped_by_language: Counter[str] = field(default_factory=Counter, init=False)
+    _unknown: Counter[str] = field(default_factory=Counter, init=False)
+    _language: str | None = field(default=None, init=False)
+    """Language of the open document, where it was asked for."""
 
     @contextmanager
     def file(self, number: int) -> Iterator[None]:
         """Open the outputs of a file; they get their names, and the file its report, if all went well."""
         output = self.folder / self.names[number]
         self._counts = {"documents": 0, "kept": 0, "characters": 0, "kept_characters": 0}
-        self._reasons = {}
+        self._reasons, self._languages = Counter(), Counter()
+        self._dropped_by_language, self._unknown = Counter(), Counter()
         try:
             with written_whole(output) as self._kept, written_whole(output.with_name(output.name + DROPPED)) as listed:
                 self._dropped = listed
@@ -60,6 +72,9 @@ class Outcome:
             input_bytes=file_bytes(self.files[number]),
             dropped=dict(sorted(self._reasons.items())),
             written={output.name: output.stat().st_size},
+            languages=dict(sorted(self._languages.items())),
+            dropped_by_language=dict(sorted(self._dropped_by_language.items())),
+            unknown=dict(sorted(self._unknown.items())),
             **self._counts,
         )
         write_report(self.folder, report)
@@ -72,14 +87,21 @@ class Outcome:
             self._list(record.line, f"{kind}: {record.content.reason}")
             return False
         self._counts["characters"] += len(record.content)
-        self._open_line = record.line
+        self._open_line, self._language = record.line, None
+        self._begin = record.content[:BEGIN_SHOWN]
         return True
+
+    def note_language(self, language: str | None, unknown_to: Sequence[str]) -> None:
+        """Note the language of the document that was read last, and the rules that do not know it."""
+        self._language = language or NO_LANGUAGE
+        self._languages[self._language] += 1
+        self._unknown.update(f"{self._language}/{rule}" for rule in unknown_to)
 
     def drop(self, reason: str) -> None:
         """List the document that was read last, with the reason for dropping it."""
         if self._open_line is None:
             raise AssertionError("a document was dropped twice")
-        self._list(self._open_line, reason)
+        self._list(self._open_line, reason, self._begin)
         self._open_line = None
 
     def settle(self) -> None:
@@ -96,12 +118,18 @@ class Outcome:
         self._counts["kept_characters"] += len(text)
         self._kept.write(_line(raw, text, self.text_key, is_changed))
 
-    def _list(self, line: int, reason: str) -> None:
+    def _list(self, line: int, reason: str, begin: str | None = None) -> None:
         if self._dropped is None:
             raise AssertionError("a document was dropped outside its file")
         name = reason.partition(":")[0]
-        self._reasons[name] = self._reasons.get(name, 0) + 1
-        self._dropped.write(json.dumps({"line": line, "reason": reason}, ensure_ascii=False).encode() + b"\n")
+        self._reasons[name] += 1
+        entry: dict[str, object] = {"line": line, "reason": reason}
+        if begin is not None:
+            entry["begin"] = begin
+            if self._language is not None:
+                self._dropped_by_language[f"{self._language}/{name}"] += 1
+                entry["language"] = self._language
+        self._dropped.write(json.dumps(entry, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
 
 def write_report(folder: Path, report: FileReport) -> None:

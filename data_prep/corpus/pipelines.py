@@ -23,7 +23,8 @@ from datatrove.pipeline.dedup.sentence_dedup import SentDedupConfig
 from datatrove.utils.hashing import HashConfig
 
 from data_prep.corpus.config import CleanConfig, DedupMethod
-from data_prep.corpus.filters import RuleFilter, language_filter, named_filter
+from data_prep.corpus.filters import KeepLanguages, RuleFilter, named_filter
+from data_prep.corpus.fit import Languages, MeasureFit, fit_file
 from data_prep.corpus.near import Bands, FastSignature, FirstOfGroup
 from data_prep.corpus.outcome import Outcome
 from data_prep.corpus.private_data import PrivateData
@@ -31,6 +32,7 @@ from data_prep.corpus.stages import Stage
 from data_prep.corpus.steps import DropDocuments, KeepDocuments, ReadFiles, files_of_task
 from data_prep.corpus.words import Words
 from data_prep.text.input_file import InputFile
+from data_prep.text.languages.identify import Assumed, identifier
 
 EXACT_COPY = "exact duplicate"
 NEAR_COPY = "near duplicate"
@@ -75,18 +77,25 @@ class Reading:
         return Stage(name, (reader, *steps, *end), self.tasks, self.bytes_per_task)
 
 
-def clean_stages(reading: Reading, config: CleanConfig, language_model: Path | None) -> list[Stage]:
-    """Return the stage that cleans: rules, languages, datatrove's filters, private data."""
-    outcome = reading.outcome()
-    steps: list[PipelineStep] = [RuleFilter(config.preset, config.spare_markup, DropDocuments(outcome, "rules"))]
-    if config.languages:
+def clean_stages(reading: Reading, config: CleanConfig, language_model: Path | None, work: Path) -> list[Stage]:
+    """Return the stage that cleans (rules, languages, datatrove's filters, private data) and what goes before it."""
+    outcome, first = reading.outcome(), []
+    identify = identifier(language_model) if config.preset == "prose" or config.languages else None
+    languages = None
+    if config.preset == "prose" and identify and config.assume_language:
+        languages = Languages(Assumed(config.assume_language))
+    elif config.preset == "prose" and identify:
+        languages = Languages(identify, fit_file(work))
+        first = [Stage("languages", (MeasureFit(reading.files, reading.text_key, identify, fit_file(work)),), 1)]
+    steps: list[PipelineStep] = [RuleFilter(config.preset, config.spare_markup, languages, outcome)]
+    if config.languages and identify:
         dropped = DropDocuments(outcome, "other language")
-        steps.append(language_filter(config.languages, config.least_language_score, language_model, dropped))
+        steps.append(KeepLanguages(config.languages, config.least_language_score, identify, dropped))
     for wanted in config.filters:
         steps.append(named_filter(wanted.name, wanted.arguments, DropDocuments(outcome, wanted.name)))
     if config.replaces_private_data:
         steps.append(PrivateData())
-    return [reading.stage("clean", *steps, outcome=outcome)]
+    return [*first, reading.stage("clean", *steps, outcome=outcome)]
 
 
 def dedup_stages(reading: Reading, method: DedupMethod, bands: Bands, work: Path) -> list[Stage]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -28,7 +29,7 @@ from harness.say import say
 from harness.screen import Screen
 
 try:
-    from data_prep.corpus.jobs import Job, clean_job, dedup_job, dropped_of, run_job
+    from data_prep.corpus.jobs import Cleaning, Job, clean_job, dedup_job, dropped_of, run_job
     from data_prep.corpus.ordering import order_job
     from data_prep.corpus.slurm_jobs import SlurmProgress, advance_on_slurm, wait_on_slurm
     from data_prep.corpus.threshold_curve import CURVE_FILE, read_curve
@@ -41,12 +42,26 @@ except ModuleNotFoundError as error:
 
 Verb = Literal["clean", "dedup", "order"]
 FOLDERS: Mapping[Verb, str] = {"clean": "cleaned", "dedup": "deduped", "order": "ordered"}
+_LANGUAGES_SHOWN = 40
+_NOT_APPLIED_SHOWN = 10
 STEP_BEFORE: Mapping[Verb, Verb] = {"dedup": "clean", "order": "dedup"}
 """The verb whose output another one reads."""
 
 
+@dataclass(frozen=True)
+class Manner:
+    """Manner in which a verb is run, whatever it does."""
+
+    as_json: bool = False
+    """Print JSON instead of a table."""
+    wait: bool = False
+    """On Slurm: stay until all jobs have ended."""
+    accepts_loss: bool = False
+    """Go on although a rule drops a large share."""
+
+
 def run_corpus(
-    verb: Verb, file: Path, *, sources: Sequence[str], executor: ExecutorKind | None, wait: bool, as_json: bool
+    verb: Verb, file: Path, *, sources: Sequence[str], executor: ExecutorKind | None, manner: Manner
 ) -> None:
     """Clean the sources of a corpus file, take the copies out of the cleaned ones, or order those without copies.
 
@@ -66,17 +81,20 @@ def run_corpus(
         before = STEP_BEFORE.get(verb)
         files = step_before(config, before, name) if before else find_inputs(source.input)
         output = config.output / FOLDERS[verb] / name
-        jobs.append(_job(verb, source, files, output, config.executor.tasks, config.language_model))
+        cleaning = Cleaning(config.language_model, manner.accepts_loss)
+        jobs.append(_job(verb, source, files, output, config.executor.tasks, cleaning))
     chosen = config.executor.model_copy(update={"kind": executor or config.executor.kind})
-    _print_reports(_on_slurm(jobs, chosen, wait) if chosen.kind == "slurm" else _here(jobs, chosen), as_json)
+    done = _on_slurm(jobs, chosen, manner.wait) if chosen.kind == "slurm" else _here(jobs, chosen)
+    _print_reports(done, manner.as_json)
 
 
 def one_source(
-    verb: Verb, source: SourceConfig, output: Path, *, workers: int, language_model: Path | None, as_json: bool
+    verb: Verb, source: SourceConfig, output: Path, *, workers: int, language_model: Path | None, manner: Manner
 ) -> None:
     """Run one source without a corpus file on this machine."""
-    job = _job(verb, source, find_inputs(source.input), output, None, language_model)
-    _print_reports(_here([job], ExecutorConfig(local=LocalConfig(workers=workers))), as_json)
+    files = find_inputs(source.input)
+    job = _job(verb, source, files, output, None, Cleaning(language_model, manner.accepts_loss))
+    _print_reports(_here([job], ExecutorConfig(local=LocalConfig(workers=workers))), manner.as_json)
 
 
 def _job(
@@ -85,10 +103,10 @@ def _job(
     files: list[InputFile],
     output: Path,
     tasks: int | None,
-    language_model: Path | None,
+    cleaning: Cleaning,
 ) -> Job:
     if verb == "clean":
-        return clean_job(source, files, output, tasks, language_model)
+        return clean_job(source, files, output, tasks, cleaning)
     return dedup_job(source, files, output, tasks) if verb == "dedup" else order_job(source, files, output)
 
 
@@ -164,6 +182,37 @@ def _print_report(folder: Path, reports: Sequence[FileReport]) -> None:
     )
     for reason, count in dropped_of(reports).most_common():
         say(f"  {reason}: {count:,} ({_percent(count, documents)})")
+    _print_languages(reports)
+
+
+def _print_languages(reports: Sequence[FileReport]) -> None:
+    """Say what became of each language, and where rules were not applied; nothing where all is English."""
+    languages = _total(report.languages for report in reports)
+    dropped = _total(report.dropped_by_language for report in reports)
+    if set(languages) <= {"en"}:
+        return
+    for language, count in languages.most_common(_LANGUAGES_SHOWN):
+        rules = Counter({name.partition("/")[2]: n for name, n in dropped.items() if name.startswith(f"{language}/")})
+        why = ", ".join(f"{rule} {n:,}" for rule, n in rules.most_common())
+        kept = count - rules.total()
+        say(f"  language {language}: kept {kept:,} of {count:,} ({_percent(kept, count)}){': ' + why if why else ''}")
+    if len(languages) > _LANGUAGES_SHOWN:
+        say(f"  and {len(languages) - _LANGUAGES_SHOWN} more languages (--json has them)")
+    unknown = _total(report.unknown for report in reports)
+    for rule in dict.fromkeys(name.partition("/")[2] for name, _ in unknown.most_common()):
+        by_language = Counter({name.partition("/")[0]: n for name, n in unknown.items() if name.endswith(f"/{rule}")})
+        shown = ", ".join(f"{language} {count:,}" for language, count in by_language.most_common(_NOT_APPLIED_SHOWN))
+        more = f" and {len(by_language) - _NOT_APPLIED_SHOWN} more" if len(by_language) > _NOT_APPLIED_SHOWN else ""
+        say(
+            f"  NOT APPLIED: {rule!r} to {by_language.total():,} documents of languages that it does not know, or "
+            f"whose words are not in this source: taken for {shown}{more}. If they are another language, name it "
+            "(assume_language) or give a model that knows it (language_model).",
+            err=True,
+        )
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    return sum((Counter(each) for each in counts), Counter[str]())
 
 
 def _percent(part: int, whole: int) -> str:

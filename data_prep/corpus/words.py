@@ -1,7 +1,7 @@
-"""Cuts text of any language into words and sentences, for the steps of datatrove: a Chinese character is a word.
+"""Cuts text of any language into words and sentences, for the steps of datatrove.
 
-datatrove's own splitters need a package per language and read 0.2 to 0.4 MB/s; it takes any splitter of this interface
-in their place.
+A letter of a script without spaces is a word. datatrove's own splitters need a package per language and read 0.2 to 0.4
+MB/s; it takes any splitter of this interface in their place.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import re
 
 from datatrove.utils.word_tokenizers import WordTokenizer
 
-# A word with its apostrophes and hyphens, a number, a Chinese character, or a run of signs.
-_WORD = re.compile(
-    r"[\u3400-\u9fff\U00020000-\U0003ffff]"
-    r"|[^\W\u3400-\u9fff\U00020000-\U0003ffff]+(?:['’-][^\W\u3400-\u9fff\U00020000-\U0003ffff]+)*"
-    r"|[^\w\s]+"
-)
-# Up to a sign that ends a sentence and the quotes behind it, or to the end of the line.
-_SENTENCE = re.compile(r"[^\n]*?(?:[。！？…；]+[”’」』）]*|[.!?]+[\"'”’)\]]*(?=\s|$)|(?=\n|$))\n*", re.M)
+from data_prep.text.scripts import WITHOUT_SPACES, WORD_OR_NUMBER
+
+# A word with its apostrophes and hyphens, a number, a letter of a script without spaces, or a run of signs.
+_WORD = re.compile(rf"{WITHOUT_SPACES.pattern}|{WORD_OR_NUMBER}(?:['’-]{WORD_OR_NUMBER})*|[^\w\s]+")
+# Up to a sign that ends a sentence (of Chinese; of Hindi, Tibetan, Burmese, Khmer, Ethiopic, Armenian, Arabic, Urdu;
+# of English) and the quotes behind it, or to the end of the line.
+_SENTENCE = re.compile(r"[^\n]*?(?:[。！？…；]+[”’」』）]*|[।॥།༎။។៕።։؟۔]+|[.!?]+[\"'”’)\]]*(?=\s|$)|(?=\n|$))\n*", re.M)
 
 
 class Words(WordTokenizer):  # type: ignore[misc] # datatrove has no types

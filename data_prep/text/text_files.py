@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from data_prep.text.file_kinds import FILES_LIST, kind_of
 from data_prep.text.input_file import InputFile
@@ -36,6 +36,12 @@ class FileReport:
     """Documents dropped, by the reason."""
     written: dict[str, int] = field(default_factory=dict)
     """Names and bytes of the files that were written for it; empty in what earlier versions recorded."""
+    languages: dict[str, int] = field(default_factory=dict)
+    """Documents of each language, where rules asked for it."""
+    dropped_by_language: dict[str, int] = field(default_factory=dict)
+    """Documents dropped, by `language/reason`."""
+    unknown: dict[str, int] = field(default_factory=dict)
+    """Documents to which a rule was not applied, because it does not know the language, by `language/rule`."""
 
 
 def output_names(files: Sequence[InputFile]) -> list[str]:
@@ -89,8 +95,15 @@ def report_of(value: object) -> FileReport:
     file, source = text_of(fields.pop("file"), "file"), text_of(fields.pop("input"), "input")
     if Path(file).name != file:
         raise ValueError(f"file is {file[:80]!r}, and not the name of a file in the folder")
-    dropped, written = counts_of(fields.pop("dropped"), "dropped"), counts_of(fields.pop("written", {}), "written")
-    return FileReport(file=file, input=source, dropped=dropped, written=written, **counts_of(fields))
+    dropped = counts_of(fields.pop("dropped"), "dropped")
+    further = ("written", "languages", "dropped_by_language", "unknown")
+    counts = {name: counts_of(fields.pop(name, {}), name) for name in further}
+    numbers = counts_of(fields)
+    return FileReport(**_report_fields(file=file, input=source, dropped=dropped, **counts, **numbers))
+
+
+def _report_fields(**fields: Any) -> dict[str, Any]:  # noqa: ANN401 (checked above)
+    return fields
 
 
 def record_finished(folder: Path, reports: Sequence[FileReport]) -> None:

@@ -58,23 +58,25 @@ def verb(settings_of: Callable[..., Section]) -> Callable[..., None]:
         as_json: bool,
         workers: int = 1,
         language_model: Path | None = None,
+        accept_loss: bool = False,
         **settings: object,
     ) -> None:
         from pydantic import ValidationError
 
         from data_prep.corpus.config import SourceConfig
-        from data_prep.corpus.run_corpus import one_source, run_corpus
+        from data_prep.corpus.run_corpus import Manner, one_source, run_corpus
 
+        manner = Manner(as_json=as_json, wait=wait, accepts_loss=accept_loss)
         _check_inputs(inputs, output, config)
         if config is not None:
-            run_corpus(name, config, sources=sources, executor=executor, wait=wait, as_json=as_json)
+            run_corpus(name, config, sources=sources, executor=executor, manner=manner)
             return
         try:
             given = {"input": inputs, "text_key": text_key, name: settings_of(**settings)}
             source = SourceConfig.model_validate(given)
         except ValidationError as error:
             raise UsageError(_wrong_options(error)) from error
-        one_source(name, source, output or Path(), workers=workers, language_model=language_model, as_json=as_json)
+        one_source(name, source, output or Path(), workers=workers, language_model=language_model, manner=manner)
 
     for option in reversed(OF_EVERY_VERB):
         called = option(called)
@@ -85,8 +87,14 @@ def verb(settings_of: Callable[..., Section]) -> Callable[..., None]:
 @verb
 @click.option("--preset", type=click.Choice(["prose", "code", "light"]), default="prose", show_default=True)
 @click.option("--spare-markup/--no-spare-markup", default=True, show_default=True, help="Spare code, Markdown, LaTeX.")
-@click.option("--language", "languages", multiple=True, help="Keep documents in this language (en, zh). Repeatable.")
-@click.option("--language-model", type=click.Path(path_type=Path), help="fastText model for languages (lid.176.bin).")
+@click.option("--assume-language", metavar="CODE", help="Language of all documents (ilo); found for each if left out.")
+@click.option("--language", "languages", multiple=True, help="Keep documents in this language (en, id). Repeatable.")
+@click.option(
+    "--language-model",
+    type=click.Path(path_type=Path),
+    help="fastText model for languages (lid.176.bin), in place of the packaged one.",
+)
+@click.option("--accept-loss", is_flag=True, help="Go on although a rule drops more than half of a source or language.")
 @click.option(
     "--private-data", type=click.Choice(["replace", "keep"]), help="Default: replaced if the preset is prose."
 )
@@ -95,6 +103,7 @@ def clean(
     *,
     preset: Preset,
     spare_markup: bool,
+    assume_language: str | None,
     languages: tuple[str, ...],
     private_data: Literal["replace", "keep"] | None,
 ) -> CleanConfig:
@@ -106,15 +115,18 @@ def clean(
       harness data clean raw/code --preset code --workers 8 --output cleaned/code
       harness data clean --config corpus.yaml --executor slurm
 
-    prose: for web text, English or Chinese. code: for source files. light: only what is broken, for books. Every file
-    is written under its own name; lines without private data stay as they are; NAME.dropped says which lines went and
-    why. Run the same command again after an interruption, or to see how far Slurm is: finished work is not repeated.
+    prose: for web text, in any language; a rule that knows nothing of a language, or whose words do not fit what is
+    taken for it, is not applied, and that is told. code: for source files. light: only what is broken, for books. Every
+    file is written under its own name; lines without private data stay as they are; NAME.dropped says which lines went
+    and why. Where a rule drops more than half of a source, or of a language in it, the command stops with examples.
+    Run the same command again after an interruption, or to see how far Slurm is: finished work is not repeated.
     """
     from data_prep.corpus.config import CleanConfig
 
     return CleanConfig(
         preset=preset,
         spare_markup=spare_markup,
+        assume_language=assume_language,
         languages=languages or None,
         replace_private_data={None: None, "replace": True, "keep": False}[private_data],
     )

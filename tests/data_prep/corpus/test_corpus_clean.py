@@ -12,8 +12,9 @@ from texts import CHINESE, ENGLISH, MARKDOWN
 
 pytest.importorskip("datatrove")
 
-from data_prep.corpus.filters import RuleFilter, SpareMarkup, language_filter, named_filter
+from data_prep.corpus.filters import RuleFilter, SpareMarkup, named_filter
 from data_prep.text.input_files import find_inputs
+from data_prep.text.languages.identify import identifier
 from data_prep.text.text_files import finished_files, output_names
 from data_prep.verbs.corpus_verbs import clean
 from harness.errors import DataError, UsageError
@@ -43,7 +44,7 @@ def test_kept_lines_stay_as_they_are_and_dropped_ones_are_listed(corpus: Path, t
     assert (out / "a.jsonl").read_text().splitlines() == [first, last]
     assert gzip.decompress((out / "b.jsonl.gz").read_bytes()) == gzip.decompress((corpus / "b.jsonl.gz").read_bytes())
     assert [json.loads(line) for line in (out / "a.jsonl.dropped").read_text().splitlines()] == [
-        {"line": 2, "reason": "too short"},
+        {"line": 2, "reason": "too short", "begin": "Click.", "language": "unknown"},
         {"line": 3, "reason": "not a document: not JSON (Expecting value: line 1 column 1 (char 0))"},
     ]
     # What was written is the input of the next step, and nothing else is.
@@ -145,7 +146,7 @@ def test_rules_say_which_was_broken() -> None:
 
 
 def test_languages_by_a_model_of_fasttext(tmp_path: Path) -> None:
-    """The model is made here, of real text, and read by datatrove's filter as any other is."""
+    """The model is made here, of real text."""
     fasttext = pytest.importorskip("fasttext")
     pytest.importorskip("fasteners")
     english, chinese = ENGLISH.split(". "), CHINESE.split("。")
@@ -163,7 +164,9 @@ def test_languages_by_a_model_of_fasttext(tmp_path: Path) -> None:
     assert "  other language: 1 (50.00%)" in result.stdout
     assert json.loads((tmp_path / "out" / "a.jsonl").read_text())["text"] == ENGLISH
     with pytest.raises(UsageError, match="language_model .*no.bin: there is no such file"):
-        language_filter(("en",), 0.5, tmp_path / "no.bin")
+        identifier(tmp_path / "no.bin")
+    with pytest.raises(UsageError, match="language model .*lines.txt: is not a fastText model"):
+        identifier(tmp_path / "lines.txt")
 
 
 def test_empty_lines_and_texts_are_listed_as_empty(tmp_path: Path) -> None:

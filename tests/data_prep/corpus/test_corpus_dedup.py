@@ -72,7 +72,8 @@ def test_of_a_run_of_sentences_that_occurs_again_one_stays(tmp_path: Path) -> No
     assert texts[0] == lines[0] and sum(notice.strip() in text for text in texts) == 1
     assert [set(line) for line in kept] == [{"text", "id"}] * len(kept)
     assert "repeated sentences: 1" in result.stdout
-    assert json.loads((tmp_path / "out" / "a.jsonl.dropped").read_text()) == {"line": 4, "reason": "repeated sentences"}
+    dropped = json.loads((tmp_path / "out" / "a.jsonl.dropped").read_text())
+    assert dropped == {"line": 4, "reason": "repeated sentences", "begin": notice[:80]}
 
 
 def test_several_methods_are_one_report(corpus: Path, tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilt
 
 import data_prep.demo
 from data_prep.corpus.words import Words
-from data_prep.text.clean_rules import PRESETS, STOP_WORDS, first_broken
+from data_prep.text.clean_rules import PRESETS, first_broken
+from data_prep.text.languages.identify import Assumed
+from data_prep.text.languages.rules import ENGLISH
 
 OUR_NAMES = {
     "gopher_short_doc": {"too short"},
@@ -42,8 +44,8 @@ def spoilt(text: str, way: int, generator: random.Random) -> str:
         share = generator.random()
         return "\n".join(line + ("..." if generator.random() < share else ".") for line in text.split(". "))
     if way == 4:
-        kept = generator.sample(sorted(STOP_WORDS), generator.randrange(4))
-        return " ".join(word for word in words if word.lower() not in STOP_WORDS or word in kept)
+        kept = generator.sample(sorted(ENGLISH.stop_words), generator.randrange(4))
+        return " ".join(word for word in words if word.lower() not in ENGLISH.stop_words or word in kept)
     if way == 5:
         return text + "\n" + "\n".join([f"{words[0]} again and again this is the line"] * generator.randrange(40))
     return text
@@ -73,7 +75,7 @@ def test_rules_of_gopher_are_broken_by_the_same_texts(texts: list[str]) -> None:
     seen = set()
     unequal = []
     for text in texts:
-        expected, found = verdict(theirs, text), first_broken(text, ours)
+        expected, found = verdict(theirs, text), first_broken(text, ours, identify=Assumed("en"))
         seen.add(found)
         if (found is None) != (expected is None) or (expected and found not in OUR_NAMES[expected]):
             unequal.append((expected, found, text))
@@ -85,6 +87,8 @@ def test_rules_of_gopher_are_broken_by_the_same_texts(texts: list[str]) -> None:
 def test_repeated_lines_are_those_of_gopher(texts: list[str]) -> None:
     theirs = GopherRepetitionFilter(top_n_grams=(), dup_n_grams=(), language=Words())
     ours = [rule for rule in PRESETS["prose"] if rule.name == "repeated lines"]
-    pairs = [(verdict(theirs, text) is None, first_broken(text, ours) is None) for text in texts]
+    pairs = [
+        (verdict(theirs, text) is None, first_broken(text, ours, identify=Assumed("en")) is None) for text in texts
+    ]
     assert sum(one != other for one, other in pairs) <= len(texts) * 0.01
     assert {one for one, _ in pairs} == {True, False}
