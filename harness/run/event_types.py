@@ -285,6 +285,35 @@ class PhaseBegun(StepEvent):
     """True if the same processes train it; False if another launch does."""
 
 
+class BaseLosses(StepEvent):
+    """Held-out losses before the first step, with which later ones are compared."""
+
+    kind: Literal["base-losses"] = "base-losses"
+    losses: Mapping[Text, Number]
+    """Loss of each channel in nats."""
+
+
+class PhaseLosses(StepEvent):
+    """Held-out losses at the end of a phase, and which channels became worse."""
+
+    kind: Literal["phase-losses"] = "phase-losses"
+    phase: Text
+    """Name of the phase that has ended."""
+    losses: Mapping[Text, Number]
+    """Loss of each channel in nats."""
+    since_base: Mapping[Text, Number] = {}
+    """What each loss rose since before the first step, in nats; below 0 where it fell."""
+    before: Text | None = None
+    """Name of the earlier phase whose end was measured last."""
+    since_phase: Mapping[Text, Number] = {}
+    """What each loss rose since the end of that phase."""
+    worse_than_base: Channels = ()
+    worse_than_phase: Channels = ()
+    other_length: Flag = False
+    """True if samples had another length at one of the earlier evaluations, so that differences are not of the same
+    samples."""
+
+
 class FileLost(StepEvent):
     """A file that the trainer writes was removed, replaced or cut by somebody else; it goes on in a new one."""
 
@@ -391,6 +420,6 @@ AnyEvent = (
     Started | Resumed | PassedOver | Exit | LaunchEnded | Saved | SaveFailed | SaveWaited | Released | Marked
     | RolledBack | RollbackRefused | RollbackDone | Evidence | EvidenceRefused | Quarantined | QuarantineRefused
     | Adopted | PartsRefused | PartDamaged | WaitingForParts | PartsCame | PhaseBegun | SlowRanks | ResumeSuspect
-    | NotFinite | FileLost | Seen | Attributed | RollbackOrdered | StopOrdered | Hung
+    | NotFinite | BaseLosses | PhaseLosses | FileLost | Seen | Attributed | RollbackOrdered | StopOrdered | Hung
 )  # fmt: skip
 """Every event that this version writes."""
