@@ -23,18 +23,23 @@ def repetition_text(channel: str, tokens: float, available: int, epochs: float) 
         available: Tokens that it has now.
         epochs: Passes through it.
     """
-    if epochs <= FEW_EPOCHS * ROUNDING:
+    if (worth := worth_text(epochs)) is None:
         return None
-    number = f"{epochs:,.0f}" if epochs >= 10 else f"{epochs:.1f}"
-    start = (
-        f"channel {channel} would be passed through {number} times: {tokens:,.0f} tokens are asked, and as of now "
-        f"{available:,} are there. "
-    )
-    if epochs > MANY_EPOCHS:
-        return f"{start}Beyond about {MANY_EPOCHS} passes repeated text teaches next to nothing: {_ADVICE}"
     return (
-        f"{start}Up to about {FEW_EPOCHS} passes are nearly as good as new text, further ones less and less: {_ADVICE}"
+        f"channel {channel} would be passed through {times_text(epochs)} times: {tokens:,.0f} tokens are asked, and as "
+        f"of now {available:,} are there. {worth}: add parts, lower its weight, or set max_epochs"
     )
 
 
-_ADVICE = "add parts, lower its weight, or set max_epochs"
+def worth_text(epochs: float) -> str | None:
+    """Return what so many passes are worth, in words; None if they are nearly as good as new text."""
+    if epochs > MANY_EPOCHS:
+        return f"Beyond about {MANY_EPOCHS} passes repeated text teaches next to nothing"
+    if epochs > FEW_EPOCHS * ROUNDING:
+        return f"Up to about {FEW_EPOCHS} passes are nearly as good as new text, further ones less and less"
+    return None
+
+
+def times_text(epochs: float) -> str:
+    """Return a number of passes as text: `5.0`, `2,975`."""
+    return f"{epochs:,.0f}" if epochs >= 10 else f"{epochs:.1f}"

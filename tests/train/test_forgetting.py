@@ -10,12 +10,17 @@ import pytest
 import worlds
 from forgetting_run import BORDER, LAST_STEP, base_config, begin_with, events, two_phases
 from pool import Pool
+from process_runs import Command
 from small_run import Grid, launch, records, small_config
 
 from harness.config.load import load_config
+from harness.errors import UsageError
+from harness.launch.status import status_of, status_text
 from harness.run.checkpoints.manifest import HeldOutLosses, read_manifest
 from harness.run.paths import RunDir
 from harness.train.steps.losses_compared import compared, summary
+from harness.usage.ledger import RunLedger
+from harness.usage.past_steps import find_step
 
 CHANNELS = {"zh", "en", "code"}
 
@@ -199,3 +204,60 @@ def test_other_lengths_of_samples_are_told() -> None:
     assert found is not None
     assert found.is_of_other_length
     assert "samples have 64 tokens now and had another length then" in summary(now, None, found)[-1]
+
+
+def test_status_names_what_became_worse(whole: Path) -> None:
+    folder = RunDir(whole).launch(1)
+    folder.mkdir(parents=True)
+    (folder / "launch.json").write_text('{"world_size": 1}\n')
+    found = status_of(RunDir(whole))
+    (_, chinese) = events(whole, "phase-losses")
+    assert found.held_out is not None
+    assert found.held_out.startswith(f"end of phase chinese (step {LAST_STEP}): ")
+    assert f"worse than at the end of phase english: en {chinese['since_phase']['en']:+.4f}" in found.held_out
+    assert "\nheld out   end of phase chinese" in status_text(found)
+    assert found.step == LAST_STEP
+
+
+def test_what_reads_the_records_passes_over_the_evaluation_before_the_first_step(whole: Path) -> None:
+    used = {place for place, passes in RunLedger(whole).epochs().items() if passes}
+    assert used == {("en", "english"), ("zh", "chinese")}
+    assert find_step(RunDir(whole), 1).record.step == 1
+    with pytest.raises(UsageError, match="has no record of step 0"):
+        find_step(RunDir(whole), 0)
+
+
+def test_tensorboard_has_a_point_at_step_0(corpus: Path, base: Path, pool: Pool, tmp_path: Path) -> None:
+    run_dir = begin_with(base, tmp_path / "run")
+    launch(pool, two_phases(corpus, {"run.stop_at_step": 1, "logging.tensorboard": True}), run_dir)
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    opened = accumulator.EventAccumulator(str(RunDir(run_dir).tensorboard)).Reload()
+    assert [event.step for event in opened.Scalars("valid/lm_loss/en")] == [0, 1]
+
+
+def test_a_mean_of_checkpoints_is_measured_anew(whole: Path, corpus: Path, pool: Pool, tmp_path: Path) -> None:
+    mean = tmp_path / "mean"
+    source = [str(RunDir(whole).checkpoint(step)) for step in (15, LAST_STEP)]
+    code, text = Command(["convert", "average", *source, str(mean)]).finish()
+    assert code == 0, text
+    (made,) = RunDir(mean).checkpoints.iterdir()
+    manifest = read_manifest(made)
+    assert (manifest.base_losses, manifest.phase_losses, manifest.step) == (None, None, LAST_STEP)
+    longer = two_phases(corpus, of_phases=({}, {"train_steps": 12}))
+    launch(pool, longer, mean, "must")
+    (event,) = events(mean, "base-losses")
+    assert event["step"] == LAST_STEP
+    assert set(event["losses"]) == CHANNELS
+    assert sorted(held_out(mean)) == [LAST_STEP, LAST_STEP + 2]
+
+
+def test_the_channels_that_a_phase_names_are_what_it_evaluates(
+    corpus: Path, base: Path, pool: Pool, tmp_path: Path
+) -> None:
+    run_dir = begin_with(base, tmp_path / "run")
+    named = ({"train_steps": 2, "evaluation": {"channels": ["zh"]}}, {"train_steps": 2})
+    launch(pool, two_phases(corpus, of_phases=named), run_dir)
+    assert {step: set(found) for step, found in held_out(run_dir).items()} == {0: {"zh"}, 2: {"zh"}, 4: CHANNELS}
+    english, chinese = events(run_dir, "phase-losses")
+    assert set(english["since_base"]) == {"zh"}
+    assert set(chinese["since_phase"]) == {"zh"}
