@@ -1,4 +1,4 @@
-"""What the channels of one phase of a training configuration can give, counted as training counts it.
+"""Counts what the channels of one phase of a training configuration can give, as training counts it.
 
 Tokens are those in whole samples of the phase's length, without held-out documents; passes in other phases of the run
 count against the limit on epochs.

@@ -15,10 +15,11 @@ from harness.json_text import parse_json
 from harness.launch.diagnosis import slow_computers
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
-from harness.run.event_types import AnyEvent, PhaseLosses
+from harness.run.event_types import AnyEvent
 from harness.run.events import event_line, last_events
 from harness.run.files import require_readable
 from harness.run.heartbeats import active_beats, read_beats
+from harness.run.held_out_events import PhaseLosses
 from harness.run.launches import LaunchRecord
 from harness.run.metric_names import LM_LOSS
 from harness.run.paths import RunDir
@@ -66,7 +67,7 @@ class Status:
     """Ranks whose device is slow, with their hosts, the slowest first."""
     log: str | None
     held_out: str | None
-    """Which channels had become worse at the end of the last phase; None if that is not measured."""
+    """The channels that had become worse at the end of the last phase, in words; None if that is not measured."""
     watcher: str | None
     """The watcher in words: its place, and the age of its last look."""
     alerts: Mapping[str, Any]

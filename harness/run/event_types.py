@@ -8,34 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from harness.run.event_base import Event, StepEvent
 from harness.run.event_fields import Channel, Channels, CommandName, Documents, ExitCode, NamedDocuments, Reason
 from harness.run.field_types import Count, Flag, Number, NumberOrNan, Range, Rank, Seconds, Text
-
-
-class Event(BaseModel):
-    """Something that happened to a run."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, use_attribute_docstrings=True)
-
-    time: Seconds = 0.0
-    """Seconds since 1970; set when the event is written."""
-    kind: Text
-    """Kind of the event."""
-
-
-class StepEvent(Event):
-    """An event at a step of an attempt."""
-
-    attempt: Count
-    """Number of times that the line of steps had been rewound."""
-    step: Count
-    """Last finished step."""
-    by: Literal["watch"] | None = None
-    """Writer of the event; None for the trainer."""
-    id: Text | None = None
-    """Follows from the cause, so that a watcher that sees the cause again does not write the event twice."""
+from harness.run.held_out_events import BaseLosses, PhaseLosses
 
 
 class Started(StepEvent):
@@ -283,35 +259,6 @@ class PhaseBegun(StepEvent):
     """Base of the rotary positions."""
     same_processes: Flag
     """True if the same processes train it; False if another launch does."""
-
-
-class BaseLosses(StepEvent):
-    """Held-out losses before the first step, with which later ones are compared."""
-
-    kind: Literal["base-losses"] = "base-losses"
-    losses: Mapping[Text, Number]
-    """Loss of each channel in nats."""
-
-
-class PhaseLosses(StepEvent):
-    """Held-out losses at the end of a phase, and which channels became worse."""
-
-    kind: Literal["phase-losses"] = "phase-losses"
-    phase: Text
-    """Name of the phase that has ended."""
-    losses: Mapping[Text, Number]
-    """Loss of each channel in nats."""
-    since_base: Mapping[Text, Number] = {}
-    """What each loss rose since before the first step, in nats; below 0 where it fell."""
-    before: Text | None = None
-    """Name of the earlier phase whose end was measured last."""
-    since_phase: Mapping[Text, Number] = {}
-    """What each loss rose since the end of that phase."""
-    worse_than_base: Channels = ()
-    worse_than_phase: Channels = ()
-    other_length: Flag = False
-    """True if samples had another length at one of the earlier evaluations, so that differences are not of the same
-    samples."""
 
 
 class FileLost(StepEvent):

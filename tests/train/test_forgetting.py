@@ -261,3 +261,24 @@ def test_the_channels_that_a_phase_names_are_what_it_evaluates(
     english, chinese = events(run_dir, "phase-losses")
     assert set(english["since_base"]) == {"zh"}
     assert set(chinese["since_phase"]) == {"zh"}
+
+
+def test_a_phase_in_another_layout_is_compared_with_the_one_before(
+    whole: Path, corpus: Path, base: Path, pool: Pool, tmp_path: Path
+) -> None:
+    run_dir = begin_with(base, tmp_path / "run")
+    two_ranks = {"parallel": {"tensor_model_parallel_size": 2, "sequence_parallel": True}}
+    config = two_phases(corpus, {"checkpoint.async_save": True}, of_phases=({}, two_ranks))
+    assert pool.run(worlds.train, 1, config, run_dir, "auto") == [75]
+    assert pool.run(worlds.train, 2, config, run_dir, "auto") == [0, 0]
+    assert len(events(run_dir, "base-losses")) == 1
+    (_, found), (_, expected) = events(run_dir, "phase-losses"), events(whole, "phase-losses")
+    assert found["before"] == "english"
+    for name in ("since_base", "since_phase"):
+        assert found[name] == pytest.approx(expected[name], abs=1e-3)
+
+
+def test_a_replay_of_the_watcher_passes_over_step_0(whole: Path) -> None:
+    code, text = Command(["replay", str(whole)]).finish()
+    assert code == 0, text
+    assert "Traceback" not in text

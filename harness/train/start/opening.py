@@ -103,10 +103,8 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         start = _with_channels(config, plan, ranks, start)
         with raising_together(ranks):
             data, belongings, remarks = _open_inputs(config, plan, ranks, start, world, closing)
-            if joined.is_writer and start.manifest is not None:
-                remarks += require_planned(config, start.manifest, run_dir)
             if joined.is_writer:
-                remarks += [f"warning: {note}" for note in repetition_notes(demands(config, whole))]
+                remarks += _told(config, whole, start, run_dir)
             start = replace(start, remarks=tuple(remarks))
         parts = _Parts(
             config=config,
@@ -133,6 +131,16 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         )
         with blamed, reporting_takeover(store.fence):
             yield run, restore(run, start, stages, given)
+
+
+def _told(config: Config, plan: Plan, start: Start, run_dir: RunDir) -> list[str]:
+    """Return what people should know: phases that were changed, channels that are passed through very often.
+
+    Raises:
+        ConfigError: A phase that has begun was changed, and nobody has confirmed it.
+    """
+    changed = [] if start.manifest is None else require_planned(config, start.manifest, run_dir)
+    return [*changed, *(f"warning: {note}" for note in repetition_notes(demands(config, plan)))]
 
 
 def _heartbeat(run_dir: RunDir, rank: int) -> Heartbeat:

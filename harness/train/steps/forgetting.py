@@ -11,8 +11,8 @@ from dataclasses import replace
 from harness.metrics.recorder import Recorder
 from harness.run.checkpoints.manifest import HeldOutLosses
 from harness.run.commands.command import Command
-from harness.run.event_types import BaseLosses, PhaseLosses
 from harness.run.heartbeats import Activity
+from harness.run.held_out_events import BaseLosses, PhaseLosses
 from harness.run.records import StepRecord, last_key
 from harness.train.run import Run
 from harness.train.state import TrainState

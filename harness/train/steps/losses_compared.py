@@ -20,7 +20,7 @@ class Comparison:
 
     before: HeldOutLosses
     rises: Mapping[str, float]
-    """What the loss of each channel rose, in nats, of those that both have."""
+    """Rise of the loss of each channel that both have, in nats."""
     is_of_other_length: bool
     """True if samples had another length."""
 
