@@ -148,6 +148,8 @@ def _manifest(last: Manifest, longest: int | None, health: Health) -> Manifest:
         update={
             "optimizer_norms": {},
             "last_losses": (),
+            "base_losses": None,
+            "phase_losses": None,
             "next_batch_hash": None,
             "parent": None,
             "pinned": False,

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from data_prep.channels.sampling import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from harness.errors import UsageError
 from harness.finite_range import FiniteRange
 from harness.limits import MOST_EPOCHS, MOST_TOKENS
 from harness.say import say
 
 if TYPE_CHECKING:
-    from data_prep.channels.mix import MixPlan
+    from collections.abc import Mapping
+
+    from data_prep.channels.mix import MixPlan, Supply
     from data_prep.corpus.config import MixConfig
 
 CHANNELS = click.argument("channels", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -65,44 +68,142 @@ def merge(*, channels: tuple[Path, ...], output: Path, tokens_per_part: int | No
 @click.option("--share", "shares", multiple=True, metavar="CHANNEL=WEIGHT", help="Repeat per channel.")
 @click.option("--tokens", help="Length of the run in tokens: 100000000, 100e9, 500B, 1.5T.")
 @click.option("--max-epochs", type=FiniteRange(0, MOST_EPOCHS, min_open=True), default=4.0, show_default=True)
+@click.option(
+    "--sampling",
+    type=click.Choice(["temperature", "unimax"]),
+    help="Weights by the tokens of the channels, in place of --share.",
+)
+@click.option(
+    "--temperature",
+    type=FiniteRange(LEAST_TEMPERATURE, MOST_TEMPERATURE),
+    help="With --sampling temperature: weights are n^(1/T). 1 reads every text equally often; 3.33 is in use.",
+)
 @click.option("--config", type=click.Path(path_type=Path), help="Corpus file with a section `mix`, in place of these.")
+@click.option(
+    "--run", "run_file", type=click.Path(path_type=Path), help="Configuration of a run, for one of its phases."
+)
+@click.option("--phase", help="With --run: name of the phase, if there are several.")
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print the `data` section and the blend of a configuration.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write what --yaml prints into a new file.")
 def mix(  # noqa: PLR0913 - one argument per option
     *,
     channels: tuple[Path, ...],
     shares: tuple[str, ...],
     tokens: str | None,
     max_epochs: float,
+    sampling: str | None,
+    temperature: float | None,
     config: Path | None,
+    run_file: Path | None,
+    phase: str | None,
     as_yaml: bool,
     as_json: bool,
+    output: Path | None,
 ) -> None:
     """Plan a blend: tokens and epochs of each channel, and what is missing for the wanted shares.
 
     \b
     Examples:
       harness data mix data/ --share zh=4 --share en=4 --share code=2 --tokens 100B --max-epochs 4
+      harness data mix data/ --sampling unimax --tokens 100B --max-epochs 4
+      harness data mix --run run.yaml --phase main --sampling temperature --temperature 3.33
       harness data mix --config corpus.yaml --yaml
 
     CHANNELS are channel folders or a folder of them. A channel that cannot give its share within --max-epochs gives
     what it can; the others take over the rest in proportion to their shares.
     """
-    from data_prep.channels.count import unfinished_note
-    from data_prep.channels.mix import Supply, plan_mix, to_yaml
+    from data_prep.channels.mix import repetition_warnings, to_yaml
+
+    _require_no_other_weights(sampling, temperature, shares, config)
+    _require_free(output)
+    if run_file is not None:
+        if channels or tokens or config:
+            raise UsageError("CHANNELS, --tokens and --config stand in the configuration of --run: leave them out.")
+        supplies, num_tokens, wanted = _of_run(run_file, phase, shares)
+    elif phase is not None:
+        raise UsageError("--phase names a phase of --run: give that too, or leave it out.")
+    else:
+        wanted = _weights(shares)
+        if config is not None:
+            channels, wanted, tokens, max_epochs = _of_corpus(config, given=bool(channels or shares or tokens))
+        supplies, num_tokens = _of_channels(channels, tokens, has_weights=bool(wanted or sampling))
+    plan = _planned(supplies, num_tokens, max_epochs, wanted=wanted, sampling=sampling, temperature=temperature)
+    in_tokens = sampling is not None or run_file is not None
+    for warning in repetition_warnings(plan):
+        say(f"WARNING: {warning}", err=True)
+    if output is not None:
+        _write_new(output, to_yaml(plan, in_tokens=in_tokens))
+    if as_json:
+        say(json.dumps(asdict(plan), indent=1, ensure_ascii=False))
+    elif as_yaml:
+        say(to_yaml(plan, in_tokens=in_tokens), nl=False)
+    else:
+        _print_plan(plan)
+
+
+def _require_no_other_weights(
+    sampling: str | None, temperature: float | None, shares: tuple[str, ...], config: Path | None
+) -> None:
+    if sampling is not None and (shares or config):
+        other = "--share" if shares else "--config"
+        raise UsageError(f"--sampling {sampling} computes the weights that {other} gives: leave one of the two out.")
+    if sampling == "temperature" and temperature is None:
+        raise UsageError("--sampling temperature needs --temperature: 1 for shares as the tokens are, 3.33 is in use.")
+    if sampling != "temperature" and temperature is not None:
+        raise UsageError("--temperature has no effect without --sampling temperature: give that too, or leave it out.")
+
+
+def _require_free(output: Path | None) -> None:
+    if output is not None and (output.exists() or output.is_symlink()):
+        raise UsageError(f"--output {output} is there already. Nothing is replaced: give another name, or remove it.")
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UsageError(f"--output {path} cannot be written: {error.strerror or error}.") from None
+
+
+def _weights(shares: tuple[str, ...]) -> dict[str, float]:
     from data_prep.text.named_inputs import read_weight
+
+    return dict(map(read_weight, shares))
+
+
+def _of_run(file: Path, phase: str | None, shares: tuple[str, ...]) -> tuple[list[Supply], int, dict[str, float]]:
+    """Return channels, tokens and weights of a phase: the given ones, or those that the phase has now."""
+    from data_prep.channels.count import unfinished_note
+    from data_prep.channels.phase_supplies import phase_supplies
+
+    supplies, num_tokens, blend = phase_supplies(file, phase)
+    for note in filter(None, (unfinished_note(supply.path) for supply in supplies)):
+        say(note, err=True)
+    return supplies, num_tokens, _weights(shares) or blend
+
+
+def _of_corpus(config: Path, *, given: bool) -> tuple[tuple[Path, ...], dict[str, float], str, float]:
+    """Return channels, weights, tokens and the limit on epochs of a corpus file."""
+    if given:
+        raise UsageError("CHANNELS, --share and --tokens stand in the section `mix` of --config: leave them out.")
+    section = _mix_section(config)
+    return (section.channels,), dict(section.shares), section.tokens, section.max_epochs
+
+
+def _of_channels(channels: tuple[Path, ...], tokens: str | None, *, has_weights: bool) -> tuple[list[Supply], int]:
+    """Return the channels in folders, and the length of the run."""
+    from data_prep.channels.count import unfinished_note
+    from data_prep.channels.mix import Supply
     from harness.channels.made_with import compare_channels
     from harness.data.files.opened import channel_folders, parts_of
 
-    wanted = dict(map(read_weight, shares))
-    if config is not None:
-        if channels or shares or tokens:
-            raise UsageError("CHANNELS, --share and --tokens stand in the section `mix` of --config: leave them out.")
-        section = _mix_section(config)
-        channels, wanted = (section.channels,), dict(section.shares)
-        tokens, max_epochs = section.tokens, section.max_epochs
-    if not (channels and wanted and tokens):
-        raise UsageError("give CHANNELS, --share for each and --tokens, or --config with a corpus file.")
+    if not (channels and has_weights and tokens):
+        raise UsageError(
+            "give CHANNELS, --share for each and --tokens, or --config with a corpus file; --sampling is in place "
+            "of --share, --run in place of CHANNELS and --tokens."
+        )
     folders = channel_folders(channels)
     if problems := compare_channels({str(folder): folder for folder in folders}, None).problems:
         raise UsageError("\n".join(problems))
@@ -112,13 +213,25 @@ def mix(  # noqa: PLR0913 - one argument per option
         Supply(name=path.resolve().name, path=path, tokens=sum(part.num_tokens for part in parts_of(path)))
         for path in folders
     ]
-    plan = plan_mix(supplies, wanted, number_of_tokens(tokens), max_epochs)
-    if as_json:
-        say(json.dumps(asdict(plan), indent=1, ensure_ascii=False))
-    elif as_yaml:
-        say(to_yaml(plan), nl=False)
-    else:
-        _print_plan(plan)
+    return supplies, number_of_tokens(tokens)
+
+
+def _planned(
+    supplies: list[Supply],
+    num_tokens: int,
+    max_epochs: float,
+    *,
+    wanted: Mapping[str, float],
+    sampling: str | None,
+    temperature: float | None,
+) -> MixPlan:
+    from data_prep.channels.mix import plan_by_temperature, plan_by_unimax, plan_mix
+
+    if sampling == "unimax":
+        return plan_by_unimax(supplies, num_tokens, max_epochs)
+    if temperature is not None:
+        return plan_by_temperature(supplies, temperature, num_tokens, max_epochs)
+    return plan_mix(supplies, wanted, num_tokens, max_epochs)
 
 
 def _mix_section(file: Path) -> MixConfig:

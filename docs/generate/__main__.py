@@ -17,7 +17,8 @@ from docs.generate.events import events_page
 from docs.generate.exit_codes import exit_codes_page
 from docs.generate.metrics import metrics_page
 from harness.config.schema import Config
-from harness.run.event_types import AnyEvent, StepEvent
+from harness.run.event_base import StepEvent
+from harness.run.event_types import AnyEvent
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 COMMAND = "python -m docs.generate"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.channels.source import SOURCE_FILE, Source, read_source
+from harness.config.phase_settings import evaluated_in
 from harness.config.schema import Config
 from harness.errors import DataError, UsageError
 from harness.tokenizers.identity import TokenizerIdentity, difference, relation_to
@@ -38,7 +39,11 @@ def source_of(path: Path) -> Source | None:
 
 def paths_in_use(config: Config) -> dict[str, Path]:
     """Return the folders or prefixes that the phases of a run train on or evaluate, by the key that names each."""
-    used = (name for phase in config.phases for name in (*phase.blend, *(phase.evaluation.channels or ())))
+    used = (
+        name
+        for index, phase in enumerate(config.phases)
+        for name in (*phase.blend, *(phase.evaluation.channels or ()), *evaluated_in(config, index))
+    )
     paths: dict[str, Path] = {}
     for name in dict.fromkeys(used):
         channel = config.data.channels[name]

@@ -61,4 +61,4 @@ class PhaseEvaluationConfig(Section):
     """Needles at each of ten depths."""
     channels: tuple[Name, ...] | None = Field(default=None, strict=False, min_length=1)
     """Channels that are evaluated. They may be channels that the phase does not train on. Default: those of the
-    blend."""
+    blend; all where `evaluation.measure_forgetting` holds."""

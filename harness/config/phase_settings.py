@@ -23,6 +23,25 @@ def in_phase(config: Config, index: int) -> Config:
     )
 
 
+def evaluated_in(config: Config, index: int) -> tuple[str, ...]:
+    """Return the channels whose held-out loss is computed in a phase; none if it evaluates nothing."""
+    phase, own = config.phases[index], in_phase(config, index).evaluation
+    if own.every_steps is None and not own.measure_forgetting:
+        return ()
+    return phase.evaluation.channels or tuple(config.data.channels if own.measure_forgetting else phase.blend)
+
+
+def with_forgetting(config: Config, *, has_other_weights: bool) -> Config:
+    """Return the configuration with `evaluation.measure_forgetting` decided.
+
+    `has_other_weights` if the run has begun, or begins now, with weights that another run or program made.
+    """
+    if config.evaluation.measure_forgetting is not None:
+        return config
+    evaluation = config.evaluation.model_copy(update={"measure_forgetting": has_other_weights})
+    return config.model_copy(update={"evaluation": evaluation})
+
+
 def parallel_of(config: Config, index: int) -> ParallelConfig:
     """Return the layout of a phase: its own section, or the run's."""
     return config.phases[index].parallel or config.parallel

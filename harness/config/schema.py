@@ -150,7 +150,12 @@ class PhaseConfig(Section):
     batch_ramp_up: BatchRampUpConfig | None = None
     """Smaller batches at the beginning of the phase. Default: none."""
     blend: dict[Name, PositiveFloat] = Field(min_length=1)
-    """Weight of each channel that the phase uses. The weights need not add up to 1."""
+    """Weight of each channel that the phase uses. The weights need not add up to 1. `harness data mix --run` computes
+    them by temperature or by UniMax."""
+    max_epochs: Annotated[float, Field(gt=0, le=MOST_EPOCHS)] | None = None
+    """Most passes through any channel of the blend by the end of this phase, those of earlier phases among them. A
+    phase that wants more of the parts that are there is refused (64) before anything starts, unless the channel waits
+    for parts or its own `max_epochs` keeps it below. Default: no limit, and a warning beyond 4 passes."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rate over the phase."""
     rotary_base: PositiveFloat | None = None
@@ -273,6 +278,10 @@ class EvaluationConfig(Section):
 
     every_steps: Steps | None = None
     """Evaluate after each step that is a multiple of this, and at the end. Default: never."""
+    measure_forgetting: bool | None = None
+    """Evaluate all channels of `data.channels` in every phase, also those that it does not train on: before the first
+    step, at the end of each phase, and where `every_steps` says. The end of a phase then tells which channels became
+    worse. Default: true in a run that begins with other weights (converted or averaged), else false."""
     num_samples_per_channel: HeldOutSamples = 64
     """Held-out samples of each channel. They are the same ones every time."""
     loss_by_position: bool = False

@@ -20,7 +20,8 @@ def held_out_problems(data: DataConfig, evaluation: EvaluationConfig) -> Iterato
                 "is the channel's own path; held-out documents must not be trained on",
             )
     lacking = [name for name, channel in data.channels.items() if channel.validation_path is None]
-    if evaluation.every_steps is not None and evaluation.held_out_share == 0 and lacking:
+    is_asked = evaluation.every_steps is not None or evaluation.measure_forgetting
+    if is_asked and evaluation.held_out_share == 0 and lacking:
         yield Problem(
             ("evaluation", "held_out_share"),
             f"is 0, so nothing is held out for {', '.join(lacking)}; raise it, or give each a validation_path",
@@ -29,13 +30,14 @@ def held_out_problems(data: DataConfig, evaluation: EvaluationConfig) -> Iterato
 
 def probe_problems(evaluation: EvaluationConfig, phases: tuple[PhaseConfig, ...]) -> Iterator[Problem]:
     """Check that losses by position and needles are of an evaluation, and that needles fit into the samples."""
-    if evaluation.every_steps is None and all(phase.evaluation.every_steps is None for phase in phases):
+    is_asked = evaluation.every_steps is not None or evaluation.measure_forgetting
+    if not is_asked and all(phase.evaluation.every_steps is None for phase in phases):
         for name in _PROBES:
             if getattr(evaluation, name):
                 yield Problem(("evaluation", name), "has no effect without evaluation.every_steps; give that too")
     for index, phase in enumerate(phases):
         own = phase.evaluation
-        if own.every_steps is None and evaluation.every_steps is None:
+        if own.every_steps is None and not is_asked:
             for name in _PROBES:
                 if getattr(own, name):
                     text = "has no effect without every_steps; give that too"

@@ -32,6 +32,7 @@ from harness.parallel.environment import (
     read_ranks,
     worker_environment,
 )
+from harness.plan.demand import require_within_limits
 from harness.plan.layouts import phase_world_sizes, smallest_world_size
 from harness.plan.plan import PhasePlan, Plan, make_plan
 from harness.run.event_types import Exit
@@ -84,6 +85,7 @@ def train(
     require_installed(config, num_gpus=num_gpus)
     sizes = [local_world_size(in_phase(config, index), num_gpus) for index in range(len(config.phases))]
     plan = make_plan(config, sizes)
+    require_within_limits(config, plan)
     if num_gpus == 0:
         require_room(config, plan, sizes)
     with held(_lock_of(run), write_to_stderr) as lock:
@@ -168,7 +170,9 @@ def _workers_text(world_size: int, num_gpus: int) -> str:
 
 def _train_as(ranks: ProcessRanks, config: Config, run: RunDir, resume: str) -> int:
     """Train as one rank of a world that torchrun or srun started. Rank 0 writes the launch's folder."""
-    make_plan(config, phase_world_sizes(config, ranks.world_size))
+    plan = make_plan(config, phase_world_sizes(config, ranks.world_size))
+    if ranks.rank == 0:
+        require_within_limits(config, plan)
     require_installed(config)
     gpu_environment.settle_for(config)
     # By name, like the workers of `train`: the launcher starts the trainer but does not depend on it.

@@ -22,7 +22,7 @@ from harness.launch.requirements import parallel_sections
 from harness.launch.slurm import flag_problems, seconds_of, variable_problems
 from harness.launch.tokenizer_check import look_at_tokenizer
 from harness.parallel.environment import names_set
-from harness.plan.demand import demands, repetition_notes
+from harness.plan.demand import demands, limit_problems, repetition_notes
 from harness.plan.memory import checkpoint_bytes
 from harness.plan.plan import Plan, make_plan
 from harness.run.begun_phases import Moved, moved_phase
@@ -284,6 +284,11 @@ def _shortages(request: Request) -> Iterator[str]:
         yield from repetition_notes(found)
 
 
+def _passes(request: Request) -> Iterator[str]:
+    if (plan := _plan(request)) is not None:
+        yield from limit_problems(request.config, demands(request.config, plan))
+
+
 def _plan(request: Request) -> Plan | None:
     """Return the plan; None if the layout does not fit, which `_layout` reports."""
     try:
@@ -301,6 +306,7 @@ _ERRORS: dict[str, Check] = {
     "workers: at most one a GPU": _workers,
     "tokenizer: it can be read, and the channels were made with it": _tokenizer,
     "channels: files, sizes and index headers of all parts": _channels,
+    "passes through channels: no more than phases.N.max_epochs allows": _passes,
     "environment file and container image": _job_files,
     "alerts: every address is understood, and its package is installed": _alerts,
     "flags for sbatch, and the request for GPUs": _flags,

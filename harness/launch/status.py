@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,9 +15,11 @@ from harness.json_text import parse_json
 from harness.launch.diagnosis import slow_computers
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
+from harness.run.event_types import AnyEvent
 from harness.run.events import event_line, last_events
 from harness.run.files import require_readable
 from harness.run.heartbeats import active_beats, read_beats
+from harness.run.held_out_events import PhaseLosses
 from harness.run.launches import LaunchRecord
 from harness.run.metric_names import LM_LOSS
 from harness.run.paths import RunDir
@@ -64,6 +66,8 @@ class Status:
     slow: tuple[str, ...]
     """Ranks whose device is slow, with their hosts, the slowest first."""
     log: str | None
+    held_out: str | None
+    """The channels that had become worse at the end of the last phase, in words; None if that is not measured."""
     watcher: str | None
     """The watcher in words: its place, and the age of its last look."""
     alerts: Mapping[str, Any]
@@ -117,6 +121,7 @@ def status_of(run_dir: RunDir, now: float | None = None, ask: Ask = ask_slurm) -
         time_left_s=None if late else time_left_s,
         slow=_slow(run_dir, started) if is_running else (),
         log=_log(run_dir, facts.newest),
+        held_out=_held_out(events),
         watcher=watcher_text(run_dir, now, is_wanted=is_running),
         alerts=alerts_shown(run_dir),
         time=time_spent(sessions_of(run_dir, now, is_running=is_running)),
@@ -147,6 +152,7 @@ def status_text(status: Status) -> str:
         ("time", time_text(status.time)),
         ("slow", ", ".join(status.slow[:_NUM_SLOW]) + (" …" if len(status.slow) > _NUM_SLOW else "") or None),
         ("log", status.log),
+        ("held out", status.held_out),
         ("watcher", status.watcher),
         *(("alert", text) for text in alert_lines(status.alerts, _NUM_ALERTS)),
     ]
@@ -168,6 +174,21 @@ def _last_step(status: Status) -> str | None:
     if status.step_age_s is None or status.state not in (Word.TRAINING, Word.EVALUATING, Word.SAVING):
         return None
     return status.late or f"{duration_text(status.step_age_s)} ago"
+
+
+def _held_out(events: Sequence[AnyEvent]) -> str | None:
+    """Return what the last comparison of held-out losses found, in words."""
+    told = next((event for event in reversed(events) if isinstance(event, PhaseLosses)), None)
+    if told is None:
+        return None
+    found = []
+    for worse, rises, words in (
+        (told.worse_than_base, told.since_base, "before the first step"),
+        (told.worse_than_phase, told.since_phase, f"at the end of phase {told.before}"),
+    ):
+        if worse:
+            found.append(f"worse than {words}: " + ", ".join(f"{name} {rises.get(name, 0.0):+.4f}" for name in worse))
+    return f"end of phase {told.phase} (step {told.step:,}): " + ("; ".join(found) or "no channel became worse")
 
 
 def _slow(run_dir: RunDir, started: LaunchRecord | None) -> tuple[str, ...]:

@@ -51,7 +51,8 @@ class Console:
         if is_repeated:
             return
         self.advance(record.step)
-        if record.step % self._every_steps == 0 or record.step == self._train_steps:
+        is_step = names.LM_LOSS in record.values  # before the first step there is an evaluation only
+        if is_step and (record.step % self._every_steps == 0 or record.step == self._train_steps):
             self.show(step_line(record, self._train_steps, self._channels, self.seconds_left()))
         if has_evaluation(record):
             self.show(evaluation_line(record, self._channels))

@@ -20,7 +20,8 @@ from harness.errors import HarnessError
 from harness.metrics.console import Console
 from harness.metrics.jsonl import WaitingLines
 from harness.metrics.sinks import Outlets, SinkContext, open_sinks, reason_of
-from harness.run.event_types import FileLost, StepEvent
+from harness.run.event_base import StepEvent
+from harness.run.event_types import FileLost
 from harness.run.events import event_line
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord

@@ -9,7 +9,7 @@ from harness.channels.channels import PARTS_FILE, bare_part, has_list, listed_pa
 from harness.channels.held_out import held_out_of
 from harness.channels.index_file import document_lengths, read_index_header
 from harness.channels.parts import Part
-from harness.config.phase_settings import in_phase
+from harness.config.phase_settings import evaluated_in
 from harness.config.schema import ChannelConfig, Config
 from harness.errors import DataError
 
@@ -38,9 +38,8 @@ def num_end_to_end(num_tokens: int, seq_length: int) -> int:
 def evaluated_channels(config: Config) -> list[str]:
     """Return the channels whose held-out loss a run is to give, in any phase."""
     names: dict[str, None] = {}
-    for index, phase in enumerate(config.phases):
-        if in_phase(config, index).evaluation.every_steps is not None:
-            names |= dict.fromkeys(phase.evaluation.channels or phase.blend)
+    for index in range(len(config.phases)):
+        names |= dict.fromkeys(evaluated_in(config, index))
     return list(names)
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.config.schema import ChannelConfig, Config
+from harness.errors import ConfigError
 from harness.plan.channel_tokens import TrainTokens, held_out_share, tokens_to_train_on
 from harness.plan.plan import Plan
-
-MANY_EPOCHS = 16
-"""Passes over a channel above which people are told: by Muennighoff et al. (2023) four are nearly as good as new text,
-and beyond sixteen little is left of the gain."""
+from harness.plan.repetition import ROUNDING, repetition_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +24,14 @@ class ChannelDemand:
     """Allowed passes over them; None: no limit."""
     waits_for_parts: bool
     """Training would wait for further parts."""
-    epochs: float | None
-    """Passes through the channel over all phases, counted in samples as the run counts them; None if not known."""
+    epochs_by_phase: tuple[float, ...] | None
+    """Passes through the channel up to the end of each phase, counted in samples as the run counts them; None if not
+    known."""
+
+    @property
+    def epochs(self) -> float | None:
+        """Passes through the channel over all phases; None if not known."""
+        return None if self.epochs_by_phase is None else self.epochs_by_phase[-1]
 
     @property
     def train_tokens(self) -> int:
@@ -60,13 +64,39 @@ def demands(config: Config, plan: Plan) -> list[ChannelDemand]:
 
 def repetition_notes(found: list[ChannelDemand]) -> list[str]:
     """Return a note for each channel that would be passed through more often than repetition helps."""
-    return [
-        f"channel {demand.channel} would be passed through {demand.epochs:,.0f} times: {demand.train_tokens:,} tokens "
-        f"of {demand.available_tokens:,}. Beyond about {MANY_EPOCHS} passes repeated text teaches next to nothing: add "
-        "parts, lower its weight, or set max_epochs"
+    texts = (
+        repetition_text(demand.channel, demand.train_tokens, demand.available_tokens, demand.epochs)
         for demand in found
-        if demand.epochs is not None and demand.epochs > MANY_EPOCHS and demand.max_epochs is None
-    ]
+        if demand.epochs is not None and demand.available_tokens is not None and demand.max_epochs is None
+    )
+    return [text for text in texts if text is not None]
+
+
+def limit_problems(config: Config, found: list[ChannelDemand]) -> list[str]:
+    """Return why phases want more passes through a channel than they allow (`phases.N.max_epochs`), a line for each.
+
+    A channel that waits for parts, or that its own limit keeps below that of the phase, is never passed through so
+    often. Lengths are rounded up to whole steps, which counts for nothing here.
+    """
+    problems = []
+    for index, phase in enumerate(config.phases):
+        if phase.max_epochs is None:
+            continue
+        for demand in found:
+            is_kept_below = demand.max_epochs is not None and demand.max_epochs <= phase.max_epochs
+            if demand.channel not in phase.blend or demand.epochs_by_phase is None or is_kept_below:
+                continue
+            epochs = demand.epochs_by_phase[index]
+            if not demand.waits_for_parts and epochs > phase.max_epochs * ROUNDING:
+                asked = sum(demand.tokens_by_phase[: index + 1])
+                problems.append(
+                    f"phases.{index}.max_epochs: channel {demand.channel} would be passed through {epochs:,.2f} times "
+                    f"by the end of phase {phase.name}: {asked:,} tokens are asked, and as of now "
+                    f"{demand.available_tokens:,} are there; at most {phase.max_epochs:g} times are allowed. Add "
+                    "parts, lower its weight (`harness data mix --run` computes weights), shorten a phase, let it wait "
+                    "for parts (when_low: wait), or raise max_epochs"
+                )
+    return problems
 
 
 def shortage_problems(found: list[ChannelDemand]) -> list[str]:
@@ -79,6 +109,18 @@ def shortage_problems(found: list[ChannelDemand]) -> list[str]:
     ]
 
 
+def require_within_limits(config: Config, plan: Plan) -> None:
+    """Return if no phase wants more passes through a channel than it allows. Without limits no file is read.
+
+    Raises:
+        ConfigError: With a line for each channel and phase.
+    """
+    if any(phase.max_epochs is not None for phase in config.phases) and (
+        problems := limit_problems(config, demands(config, plan))
+    ):
+        raise ConfigError(problems)
+
+
 def _demand(name: str, channel: ChannelConfig, config: Config, plan: Plan) -> ChannelDemand:
     found = tokens_to_train_on(channel, held_out_share(config))
     return ChannelDemand(
@@ -87,17 +129,18 @@ def _demand(name: str, channel: ChannelConfig, config: Config, plan: Plan) -> Ch
         available_tokens=None if found is None else found.total,
         max_epochs=channel.max_epochs or (None if channel.when_low == "repeat" else 1),
         waits_for_parts=channel.when_low == "wait",
-        epochs=None if found is None else _epochs(name, found, plan),
+        epochs_by_phase=None if found is None else _epochs(name, found, plan),
     )
 
 
-def _epochs(name: str, found: TrainTokens, plan: Plan) -> float | None:
-    """Return the passes through a channel, by the samples of an epoch in each phase; None if a sample does not fit."""
-    passes = 0.0
+def _epochs(name: str, found: TrainTokens, plan: Plan) -> tuple[float, ...] | None:
+    """Return the passes through a channel up to the end of each phase, by its samples; None if none fits."""
+    passes, by_phase = 0.0, []
     for phase in plan.phases:
         if name in phase.shares:
             num_samples = found.num_samples(phase.seq_length)
             if num_samples == 0:
                 return None
             passes += float(phase.shares[name] * phase.train_samples) / num_samples
-    return passes
+        by_phase.append(passes)
+    return tuple(by_phase)

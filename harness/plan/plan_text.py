@@ -17,7 +17,7 @@ from harness.errors import ConfigError, UsageError
 from harness.plan.axes import as_product
 from harness.plan.choices import RULE_OF_THUMB, LayoutChoice, legal_layouts
 from harness.plan.course import Row, channel_rows, course_rows, short, sketch
-from harness.plan.demand import demands, shortage_problems
+from harness.plan.demand import demands, limit_problems, shortage_problems
 from harness.plan.gpus import GPUS, Gpu, find_gpu
 from harness.plan.layouts import needed_world_sizes, phase_problems
 from harness.plan.memory import GIB
@@ -75,7 +75,8 @@ def print_plan(  # noqa: PLR0913 (one argument per option)
     problems = phase_problems(config, sizes)
     plan = None if problems else make_plan(config, sizes)
     if plan is not None:
-        problems = shortage_problems(demands(config, plan))
+        wanted = demands(config, plan)
+        problems = [*limit_problems(config, wanted), *shortage_problems(wanted)]
     console = Screen()
     if not console.is_terminal:
         console = Screen(width=_FILE_WIDTH)

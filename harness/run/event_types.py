@@ -8,34 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from harness.run.event_base import Event, StepEvent
 from harness.run.event_fields import Channel, Channels, CommandName, Documents, ExitCode, NamedDocuments, Reason
 from harness.run.field_types import Count, Flag, Number, NumberOrNan, Range, Rank, Seconds, Text
-
-
-class Event(BaseModel):
-    """Something that happened to a run."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, use_attribute_docstrings=True)
-
-    time: Seconds = 0.0
-    """Seconds since 1970; set when the event is written."""
-    kind: Text
-    """Kind of the event."""
-
-
-class StepEvent(Event):
-    """An event at a step of an attempt."""
-
-    attempt: Count
-    """Number of times that the line of steps had been rewound."""
-    step: Count
-    """Last finished step."""
-    by: Literal["watch"] | None = None
-    """Writer of the event; None for the trainer."""
-    id: Text | None = None
-    """Follows from the cause, so that a watcher that sees the cause again does not write the event twice."""
+from harness.run.held_out_events import BaseLosses, PhaseLosses
 
 
 class Started(StepEvent):
@@ -391,6 +367,6 @@ AnyEvent = (
     Started | Resumed | PassedOver | Exit | LaunchEnded | Saved | SaveFailed | SaveWaited | Released | Marked
     | RolledBack | RollbackRefused | RollbackDone | Evidence | EvidenceRefused | Quarantined | QuarantineRefused
     | Adopted | PartsRefused | PartDamaged | WaitingForParts | PartsCame | PhaseBegun | SlowRanks | ResumeSuspect
-    | NotFinite | FileLost | Seen | Attributed | RollbackOrdered | StopOrdered | Hung
+    | NotFinite | BaseLosses | PhaseLosses | FileLost | Seen | Attributed | RollbackOrdered | StopOrdered | Hung
 )  # fmt: skip
 """Every event that this version writes."""

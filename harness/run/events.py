@@ -17,7 +17,8 @@ from typing import get_args
 from pydantic import ValidationError
 
 from harness.json_text import parse_json
-from harness.run.event_types import AnyEvent, Event
+from harness.run.event_base import Event
+from harness.run.event_types import AnyEvent
 from harness.run.files import append_lines
 from harness.run.lines import last_lines, lines_backwards, lines_of, open_lines
 

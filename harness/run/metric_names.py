@@ -80,7 +80,10 @@ def epochs_of(channel: str) -> str:
 
 
 def valid_lm_loss_of(channel: str) -> str:
-    """Loss of one channel's held-out samples, in nats."""
+    """Loss of one channel's held-out samples, in nats.
+
+    With `evaluation.measure_forgetting` also at step 0: of the weights with which training begins.
+    """
     return f"valid/lm_loss/{channel}"
 
 

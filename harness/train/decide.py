@@ -38,6 +38,8 @@ class Milestones:
     """Last step of every phase that another one follows."""
     save_every_steps: int | None
     evaluate_every_steps: int | None
+    evaluates_phase_ends: bool = False
+    """True if the end of a phase is evaluated although no other step is (`evaluation.measure_forgetting`)."""
 
     def has_layout_of(self, step: int) -> bool:
         """Return whether a step is computed in the layout of this launch."""
@@ -60,6 +62,7 @@ class Milestones:
             borders=plan.borders,
             save_every_steps=config.checkpoint.save_every_steps,
             evaluate_every_steps=in_phase(config, phase_index).evaluation.every_steps,
+            evaluates_phase_ends=bool(config.evaluation.measure_forgetting),
         )
 
 
@@ -93,7 +96,7 @@ def decide(milestones: Milestones, state: TrainState, commands: Sequence[Command
     save_commanded = bool(kinds & {CommandKind.SAVE, CommandKind.SAVE_AND_STOP})
     due = finished or _is_due(state.step, milestones.save_every_steps) or state.step in milestones.borders
     save = (save_commanded or due) and not state.is_saved and state.step > 0
-    evaluate = milestones.evaluate_every_steps is not None and (
+    evaluate = (milestones.evaluate_every_steps is not None or milestones.evaluates_phase_ends) and (
         finished or _is_due(state.step, milestones.evaluate_every_steps) or state.step in milestones.borders
     )
     if CommandKind.STOP in kinds:

@@ -24,6 +24,7 @@ from harness.train.state import TrainState
 from harness.train.steps.adoption import adopt, await_parts
 from harness.train.steps.blame import blame
 from harness.train.steps.evaluate import evaluate
+from harness.train.steps.forgetting import compare_losses, measure_base
 from harness.train.steps.phases import follow_phase
 from harness.train.steps.step import take_step
 from harness.train.world import World
@@ -65,6 +66,8 @@ def train(run: Run, state: TrainState) -> int:
 
         state, commands = await_parts(run, state)
         commands = commands or await_sound_parts(run, state)
+        if not commands:
+            state, commands = measure_base(run, state)
         if commands:
             decision = decide(run.milestones, state, commands)
             continue
@@ -83,6 +86,7 @@ def train(run: Run, state: TrainState) -> int:
             commands += evaluation.commands
             decision = decide(run.milestones, state, commands)
         record(run, state, result, evaluation)
+        state = compare_losses(run, state, evaluation)
         keep_snapshot(run, state, finite=result.finite)
         if not result.finite:
             decision, commands = await_rescue(run, state, commands)

@@ -16,7 +16,7 @@ from harness.parallel.ranks import Ranks
 from harness.plan.plan import PhasePlan, Plan
 from harness.run.checkpoints.for_export import Belongings
 from harness.run.checkpoints.store import CheckpointStore
-from harness.run.event_types import StepEvent
+from harness.run.event_base import StepEvent
 from harness.run.heartbeats import Heartbeat
 from harness.run.paths import RunDir
 from harness.train.components.alarms import Alarms

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.data.order.cursor import Cursor
 from harness.run.checkpoints.for_export import longest_seq_length
-from harness.run.checkpoints.manifest import MAX_LOSSES, Adjustment, Manifest, Parent, RollbackRecord
+from harness.run.checkpoints.manifest import MAX_LOSSES, Adjustment, HeldOutLosses, Manifest, Parent, RollbackRecord
 from harness.run.order_changes import Change
 
 
@@ -44,6 +44,12 @@ class TrainState:
     """The last rollback on the way to this state."""
     adjustment: Adjustment | None = None
     """Change of the optimizer by a rollback for some steps."""
+    has_made_no_step: bool = False
+    """True if no step of this run led to the weights: they are initial ones, converted ones, or a mean."""
+    base_losses: HeldOutLosses | None = None
+    """Held-out losses before the first step; None if they were not measured."""
+    phase_losses: HeldOutLosses | None = None
+    """Held-out losses at the end of the last phase; None if they were not measured."""
     longest_seq_length: int = 0
     """Tokens of the longest sequences on the way to this state, also before a conversion or a mean."""
 
@@ -65,6 +71,7 @@ class TrainState:
             self,
             step=self.step + 1,
             is_as_loaded=False,
+            has_made_no_step=False,
             cursor=cursor,
             learning_rate=learning_rate,
             last_losses=losses,
@@ -112,6 +119,9 @@ class TrainState:
             saved=Parent(step=manifest.step, attempt=manifest.attempt),
             rollback=manifest.rollback,
             adjustment=manifest.adjustment,
+            has_made_no_step=not manifest.optimizer_norms,  # weights only: converted, or a mean
+            base_losses=manifest.base_losses,
+            phase_losses=manifest.phase_losses,
             longest_seq_length=longest_seq_length(manifest) or 0,
         )
 

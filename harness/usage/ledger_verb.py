@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.errors import UsageError
+from harness.plan.repetition import times_text, worth_text
 from harness.say import say
 
 if TYPE_CHECKING:
@@ -90,6 +91,10 @@ def _show(opened: RunLedger, uses: Sequence[PartUse], *, by_part: bool) -> None:
                 passes = sum(epochs.get((name, each), 0.0) for each in opened.phases if phase in (None, each))
                 table.add_row(name if phase is None else "", phase or "all", *_sums(chosen, passes))
     console.print(table)
+    for name in opened.recipe.channel_names:
+        passes = sum(epochs.get((name, each), 0.0) for each in opened.phases)
+        if (worth := worth_text(passes)) is not None:
+            say(f"WARNING: channel {name} was passed through {times_text(passes)} times. {worth}.", err=True)
     if by_part:
         parts = Table("channel", "part", "tokens", "epochs", "skipped", "left behind")
         for channel, part in dict.fromkeys((use.channel, use.part) for use in uses):

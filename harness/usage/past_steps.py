@@ -153,7 +153,7 @@ def _placed_records(path: Path) -> Iterator[tuple[int, StepRecord]]:
         with open_lines(path) as file:
             place = 0
             for line in lines_of(file):
-                if (record := from_json_line(line)) is not None:
+                if (record := from_json_line(line)) is not None and record.step:  # 0: evaluated before the first step
                     yield place, record
                 place = file.tell()
     except FileNotFoundError:

@@ -97,7 +97,7 @@ def follow(
     abandoned: list[Trained] = []
     consumed = array("q", [0])  # by step: millions of numbers
     last_step, attempt = 0, 0
-    for record in records:
+    for record in (each for each in records if each.step):  # step 0: the evaluation before the first step
         if record.step != last_step + 1 or record.attempt != attempt:
             if not 1 <= record.step <= len(consumed):
                 raise DataError(

@@ -11,7 +11,8 @@ from harness.alerts.alert import Alert, Kind
 from harness.alerts.desk import AlertDesk
 from harness.run.commands.giving import give_once, is_answered
 from harness.run.commands.requests import AnyRequest
-from harness.run.event_types import Seen, StepEvent
+from harness.run.event_base import StepEvent
+from harness.run.event_types import Seen
 from harness.run.events import append_event, last_events
 from harness.run.paths import RunDir
 from harness.watch.saved_state import WatchState

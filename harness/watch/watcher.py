@@ -248,7 +248,7 @@ class Watcher:
         state = self.state
         for line in new_lines(self._run_dir.metrics, state.metrics):
             record = from_json_line(line)
-            if record is None or (record.attempt, record.step) <= (state.attempt, state.step):
+            if record is None or record.step == 0 or (record.attempt, record.step) <= (state.attempt, state.step):
                 continue
             if record.step <= state.step:
                 self._rewind(record.step - 1)

@@ -234,10 +234,11 @@ def test_training_goes_on_from_a_converted_model(pool: Pool, channel: Path, tmp_
     model = open_either(tmp_path / "run" / "checkpoints" / "step_0000000").model
     config = config.model_copy(update={"model": model})
     assert pool.run(worlds.train, 4, config, tmp_path / "run", "must") == [0] * 4
-    first = next(iter(read_records(RunDir(tmp_path / "run").metrics)))
+    begun, first, *_ = read_records(RunDir(tmp_path / "run").metrics)
     samples = pool.run(conversion_jobs.held_out, 4, config, tmp_path / "run")[0]
     [before] = pool.run(conversion_jobs.exported, 1, given, samples._replace(logits=None))
     # Held-out and training text are of one kind; a model that was not loaded would be at log(301) = 5.7.
-    assert first.step == 1
+    assert (begun.step, first.step) == (0, 1)
+    assert begun.values["valid/lm_loss/zh"] == pytest.approx(before.loss, rel=1e-5)
     assert first.values["train/lm_loss"] == pytest.approx(before.loss, rel=0.1)
     assert (tmp_path / "run" / "checkpoints" / "step_0000003").is_dir()

@@ -20,7 +20,13 @@ from harness.picture import picture
 from harness.plan import schedule_plot
 from harness.plan.channel_tokens import tokens_to_train_on
 from harness.plan.course import channel_rows, chart, course_rows
-from harness.plan.demand import demands, shortage_problems
+from harness.plan.demand import (
+    demands,
+    limit_problems,
+    repetition_notes,
+    require_within_limits,
+    shortage_problems,
+)
 from harness.plan.layouts import needed_world_sizes, phase_problems, phase_world_sizes
 from harness.plan.plan import make_plan
 from harness.plan.plan_text import plan_text, print_plan
@@ -345,3 +351,61 @@ def test_the_share_of_the_peak_can_be_given(capsys: pytest.CaptureFixture[str]) 
         times[mfu] = json.loads(capsys.readouterr().out)["time"]
     assert (times[None]["assumed_mfu_pct"], times[10.0]["assumed_mfu_pct"]) == (40, 10.0)
     assert times[10.0]["seconds"] == pytest.approx(4 * times[None]["seconds"])
+
+
+def test_four_passes_are_told_apart_from_sixteen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_channel(tmp_path / "data/zh", 50_000)
+    plain = {**MAIN, "batch_ramp_up": None}
+    notes = {}
+    for steps in (128, 640, 12_800):
+        made = config({**plain, "train_steps": steps})
+        notes[steps] = repetition_notes(demands(made, make_plan(made, 1)))
+    assert notes[128] == []
+    assert (
+        "channel zh would be passed through 9.8 times: 491,520 tokens are asked, and as of now 50,000" in notes[640][0]
+    )
+    assert "Up to about 4 passes are nearly as good as new text" in notes[640][0]
+    assert "passed through 197 times" in notes[12_800][0]
+    assert "Beyond about 16 passes repeated text teaches next to nothing" in notes[12_800][0]
+
+
+@pytest.mark.parametrize(
+    ("limits", "rules", "refused"),
+    [
+        (
+            (2.0, None),
+            {},
+            ["phases.0.max_epochs: channel zh would be passed through 2.95 times by the end of phase main"],
+        ),
+        (
+            (3.0, 3.0),
+            {},
+            ["phases.1.max_epochs: channel zh would be passed through 3.36 times by the end of phase long"],
+        ),
+        ((3.0, 3.5), {}, []),
+        ((2.0, 2.0), {"max_epochs": 2}, []),
+        ((2.0, 2.0), {"max_epochs": 3}, ["phases.0.max_epochs", "phases.1.max_epochs"]),
+        ((2.0, 2.0), {"when_low": "wait"}, []),
+    ],
+)
+def test_a_phase_limits_the_passes_up_to_its_end(
+    limits: tuple[float | None, float | None],
+    rules: dict[str, Any],
+    refused: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_channel(tmp_path / "data/zh", 50_000)
+    first = {**MAIN, "batch_ramp_up": None, "train_steps": 192, "max_epochs": limits[0]}
+    made = config(first, {**LONG, "max_epochs": limits[1]}, **rules)
+    problems = limit_problems(made, demands(made, make_plan(made, 1)))
+    assert len(problems) == len(refused)
+    assert all(text in problem for text, problem in zip(refused, problems, strict=True))
+    assert all("as of now 50,000 are there; at most " in problem for problem in problems)
+    if refused:
+        with pytest.raises(ConfigError, match="max_epochs: channel zh"):
+            require_within_limits(made, make_plan(made, 1))
+    else:
+        require_within_limits(made, make_plan(made, 1))

@@ -9,7 +9,8 @@ import pytest
 from counted import instructions_of
 
 from harness.run import events as events_module
-from harness.run.event_types import Exit, Saved, Started, StepEvent
+from harness.run.event_base import StepEvent
+from harness.run.event_types import Exit, Saved, Started
 from harness.run.events import event_line, kinds_of, last_event, parse_event, read_events
 from harness.run.follow import mark_of_last, new_lines
 from harness.run.lines import offset_of_last

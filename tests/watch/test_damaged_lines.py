@@ -13,8 +13,9 @@ from damaged_json import broken, damaged, without
 from stand_in import StandIn, run_dir_in
 
 from harness import cli
+from harness.run.event_base import StepEvent
 from harness.run.event_fields import NamedDocuments
-from harness.run.event_types import Attributed, Exit, PhaseBegun, RolledBack, Seen, StepEvent
+from harness.run.event_types import Attributed, Exit, PhaseBegun, RolledBack, Seen
 from harness.run.events import event_line
 from harness.run.heartbeats import Activity, Beat, beat_to_json, read_beats
 from harness.run.launches import LAUNCH, LaunchStart, read_launch_file

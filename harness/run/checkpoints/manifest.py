@@ -158,6 +158,18 @@ class Adjustment(Record):
     """Last step to which it applies."""
 
 
+class HeldOutLosses(Record):
+    """The held-out losses of an evaluation, which later ones are compared with."""
+
+    step: Count
+    phase: Text
+    """Name of the phase by whose settings it was made."""
+    seq_length: Count
+    """Tokens in a sample."""
+    losses: dict[Text, float]
+    """Loss of each channel in nats, where it is finite."""
+
+
 class Manifest(Record):
     """One checkpoint: its state, its origin, and the files that belong to it."""
 
@@ -199,6 +211,10 @@ class Manifest(Record):
     longest_seq_length: Count | None = None
     """Tokens of the longest sequences that these weights were trained on, in all phases on the way to them; 0 if they
     only came from another model. None: written by an earlier version (see `harness.run.checkpoints.for_export`)."""
+    base_losses: HeldOutLosses | None = None
+    """Held-out losses before the first step, where they were measured; absent from the file where they were not."""
+    phase_losses: HeldOutLosses | None = None
+    """Held-out losses at the end of the last phase that was evaluated at its end; absent where there is none."""
     fingerprint: Fingerprint
     """Model, data and tokenizer, on which the weights depend. Compared field by field at resume."""
     files: dict[FileName, FileRecord] = {}
@@ -210,7 +226,8 @@ class Manifest(Record):
 
 def manifest_text(manifest: Manifest) -> str:
     """Return the text of a manifest without its signature and checksum. Equal manifests give equal text."""
-    fields = manifest.model_dump(mode="json", by_alias=True, exclude={"signature"})
+    absent = {name for name in ("base_losses", "phase_losses") if getattr(manifest, name) is None}
+    fields = manifest.model_dump(mode="json", by_alias=True, exclude={"signature", *absent})
     fields["files"] = {name: file.model_dump(exclude_none=True) for name, file in sorted(manifest.files.items())}
     return "{\n" + ",\n".join(f"  {json.dumps(name)}: {_lines(value)}" for name, value in fields.items()) + "\n}\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import NamedTuple
 
-from harness.run.event_types import StepEvent
+from harness.run.event_base import StepEvent
 from harness.run.events import parse_event
 from harness.run.follow import Mark, new_lines
 from harness.run.paths import RunDir

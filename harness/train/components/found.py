@@ -69,6 +69,15 @@ class Start:
         return self.entry.manifest if self.entry else None
 
     @property
+    def has_other_weights(self) -> bool:
+        """True if the run has begun, or begins now, with converted weights or a mean, from which training begins anew.
+
+        A run that has taken steps since tells it by the held-out losses from before them.
+        """
+        manifest = self.manifest
+        return manifest is not None and (not manifest.optimizer_norms or manifest.base_losses is not None)
+
+    @property
     def step(self) -> int:
         """Step of that state; 0 if training begins."""
         return self.manifest.step if self.manifest else 0

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.channels.channels import Channel
-from harness.config.phase_settings import in_phase
+from harness.config.phase_settings import evaluated_in, in_phase
 from harness.config.schema import Config
 from harness.data.files.checked import UsedPart
 from harness.data.needles import DEPTHS, NeedleSet
@@ -58,11 +58,10 @@ def open_held_out(
     recipe: Recipe,
     table: npt.NDArray[np.int64] | None,
 ) -> HeldOut | None:
-    """Return the held-out samples of a phase: of the channels that it names, or else of those that it trains on."""
-    settings = in_phase(config, phase.index).evaluation
-    if settings.every_steps is None:
+    """Return the held-out samples of the channels that a phase evaluates; None if there are none."""
+    settings, names = in_phase(config, phase.index).evaluation, evaluated_in(config, phase.index)
+    if not names:
         return None
-    names = config.phases[phase.index].evaluation.channels or phase.shares
     wanted, own_recipe = settings.num_samples_per_channel, recipe.of_phase(phase.index)
     opened = [
         open_validation(channel, number, own_recipe, wanted, by_position=settings.loss_by_position)

@@ -76,7 +76,7 @@ def list_channels(config: Config, plan: Plan, start: Start) -> tuple[Channel, ..
     recipe, num_parts = recipe_for(config, plan.phases, start.recorded_data), start.num_parts
     channels = [open_channel(name, config.data.channels[name], num_parts.get(name)) for name in recipe.channel_names]
     evaluated = [name for phase in config.phases for name in phase.evaluation.channels or ()]
-    later = list(dict.fromkeys((*recipe.channel_names, *evaluated)))[len(channels) :]
+    later = list(dict.fromkeys((*recipe.channel_names, *evaluated, *evaluated_channels(config))))[len(channels) :]
     channels += [open_channel(name, config.data.channels[name]) for name in later]
     for channel in channels:
         check_headers(channel.name, (*channel.parts, *(channel.validation_parts or ())), config.model.vocab_size)

@@ -170,6 +170,8 @@ def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: fl
         adjustment=state.adjustment,
         rotation=_rotation(run, state.step),
         longest_seq_length=state.longest_seq_length,
+        base_losses=state.base_losses,
+        phase_losses=state.phase_losses,
         fingerprint=run.data.fingerprint(state.cursor),
     )
 

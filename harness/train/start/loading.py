@@ -64,10 +64,11 @@ def require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -
     return changed
 
 
-def restore(run: Run, start: Start, stages: Stages) -> TrainState:
+def restore(run: Run, start: Start, stages: Stages, given: Config) -> TrainState:
     """Load the snapshot or the checkpoint, if there is one, and return its state. Every rank must call it.
 
-    The event of the start tells how long its stages took.
+    The event of the start tells how long its stages took. `given` is the configuration as its user wrote it, which
+    becomes that of the run.
 
     Raises:
         CheckpointError: It cannot be loaded, is not as it was saved, or would go on with other samples.
@@ -75,7 +76,7 @@ def restore(run: Run, start: Start, stages: Stages) -> TrainState:
     run.heartbeat.enter(Activity.LOAD, start.step)
     stages.enter("load")
     if start.entry is None or start.manifest is None:
-        state = TrainState(attempt=start.attempt).skipping(run.config.data.skip_windows)
+        state = TrainState(attempt=start.attempt, has_made_no_step=True).skipping(run.config.data.skip_windows)
         opened: Started | Resumed = Started(attempt=state.attempt, step=state.step)
     else:
         manifest = start.manifest
@@ -103,7 +104,7 @@ def restore(run: Run, start: Start, stages: Stages) -> TrainState:
     with raising_together(run.ranks):
         write_down(run, start.journal, state.cursor.history)
     if run.recorder is not None:
-        _accept(run, run.recorder)
+        _accept(run, run.recorder, given)
         run.recorder.event(opened.model_copy(update={"stages": stages.seconds}))
         if start.entry is not None and start.snapshot is None:  # the way to a snapshot is never hidden
             run.desk.do(partial(_repeat_hidden, run, run.recorder, start.entry, state.attempt))
@@ -150,10 +151,10 @@ def _as_saved(run: Run, state: TrainState, start: Start) -> TrainState:
     return replace(state, cursor=run.data.stream.begun(state.cursor.with_changes(before)))
 
 
-def _accept(run: Run, recorder: Recorder) -> None:
+def _accept(run: Run, recorder: Recorder, given: Config) -> None:
     """Make the configuration that of the run, now that all checks have passed."""
     try:
-        accept(run.run_dir, run.config)
+        accept(run.run_dir, given)
     except OSError as error:
         recorder.message(f"warning: cannot write {run.run_dir.config}: {error.strerror}")
 

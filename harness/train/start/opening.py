@@ -12,7 +12,7 @@ import torch
 
 from harness.checkpoint.node_folder import NodeFolder
 from harness.checkpoint.saving.mcore import Saver
-from harness.config.phase_settings import in_phase
+from harness.config.phase_settings import in_phase, with_forgetting
 from harness.config.schema import Config
 from harness.errors import LayoutError
 from harness.metrics.recorder import Recorder
@@ -25,6 +25,7 @@ from harness.parallel import collectives
 from harness.parallel import mcore as parallel
 from harness.parallel.environment import heartbeat_folder
 from harness.parallel.ranks import Ranks
+from harness.plan.demand import demands, repetition_notes
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import PhasePlan, Plan, make_plan
 from harness.plan.plan_text import plan_text
@@ -90,6 +91,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         stages.enter("find")
         closing.callback(parallel.end)
         store, start = _agreed_start(joined, config, run_dir, resume, closing)
+        given, config = config, with_forgetting(config, has_other_weights=start.has_other_weights)
         folder = folder_of(config, run_dir, world.rank)
         start = nearest(start, folder, config, whole, run_dir, is_writer=joined.is_writer)
         phase = whole.phase_of(start.step + 1)
@@ -101,8 +103,8 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         start = _with_channels(config, plan, ranks, start)
         with raising_together(ranks):
             data, belongings, remarks = _open_inputs(config, plan, ranks, start, world, closing)
-            if joined.is_writer and start.manifest is not None:
-                remarks += require_planned(config, start.manifest, run_dir)
+            if joined.is_writer:
+                remarks += _told(config, whole, start, run_dir)
             start = replace(start, remarks=tuple(remarks))
         parts = _Parts(
             config=config,
@@ -128,7 +130,17 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             run_dir, start.path, start=start.name, rank=world.rank, is_of_another_rank=collectives.is_lost_connection
         )
         with blamed, reporting_takeover(store.fence):
-            yield run, restore(run, start, stages)
+            yield run, restore(run, start, stages, given)
+
+
+def _told(config: Config, plan: Plan, start: Start, run_dir: RunDir) -> list[str]:
+    """Return what people should know: phases that were changed, channels that are passed through very often.
+
+    Raises:
+        ConfigError: A phase that has begun was changed, and nobody has confirmed it.
+    """
+    changed = [] if start.manifest is None else require_planned(config, start.manifest, run_dir)
+    return [*changed, *(f"warning: {note}" for note in repetition_notes(demands(config, plan)))]
 
 
 def _heartbeat(run_dir: RunDir, rank: int) -> Heartbeat:

@@ -10,7 +10,8 @@ from typing import Any
 
 from checkpoint_samples import write_checkpoint
 
-from harness.run.event_types import Exit, Resumed, Saved, SaveFailed, StepEvent
+from harness.run.event_base import StepEvent
+from harness.run.event_types import Exit, Resumed, Saved, SaveFailed
 from harness.run.events import append_event
 from harness.run.heartbeats import Activity, Heartbeat
 from harness.run.lock import RunLock
