@@ -18,6 +18,7 @@ from harness.disk_errors import disk_problem
 from harness.errors import EXIT_INTERNAL, EXIT_USAGE, HarnessError, UsageError
 from harness.finite_range import FiniteRange
 from harness.limits import MOST_RANKS, MOST_STEPS
+from harness.missing_package import describe_missing
 from harness.say import complain, say
 from harness.standard_streams import drop_unread_output, open_standard_streams
 from harness.text import is_unicode
@@ -323,6 +324,11 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
+    except ImportError as error:
+        if (missing := describe_missing(error)) is None:
+            traceback.print_exc()
+            return EXIT_INTERNAL
+        return _complain(missing, EXIT_USAGE)
     except OSError as error:
         if (problem := disk_problem(error, arguments)) is None:
             traceback.print_exc()

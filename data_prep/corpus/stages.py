@@ -184,7 +184,8 @@ def _start_ray(address: str | None) -> None:
         import ray
     except ImportError as error:
         raise UsageError(
-            "executor ray needs the Python package ray, which is not installed. Install it, or use another executor."
+            "executor ray needs the Python package ray, which is not installed. Install the project with its "
+            "`data-ray` extra, or use another executor."
         ) from error
     if not ray.is_initialized():
         ray.init(address=address, log_to_driver=False, include_dashboard=False)

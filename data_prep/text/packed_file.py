@@ -145,5 +145,5 @@ def zstandard_library(file: InputFile, doing: str) -> ModuleType:
     except ImportError as error:
         raise UsageError(
             f"{file}: {doing} it needs the Python package zstandard, which is not installed. "
-            "Install it, or pack the file with gzip."
+            "Install the project with its `data` extra, or pack the file with gzip."
         ) from error

@@ -20,7 +20,7 @@ from harness.launch.machine import count_cores, count_gpus, free_port
 from harness.launch.node_files import node_files
 from harness.launch.node_log import label_of
 from harness.launch.requeue import QUIET_EXITS, Action, ending_text
-from harness.launch.requirements import require_installed
+from harness.launch.requirements import require_installed, require_trainer
 from harness.launch.workers import WorkerStart, run_workers, write_to_stderr
 from harness.parallel import gpu_environment
 from harness.parallel.environment import (
@@ -81,6 +81,7 @@ def train(
     ranks = read_ranks()
     if ranks is not None:
         return _train_as(ranks, config, run, resume)
+    require_trainer()
     num_gpus = count_gpus()
     require_installed(config, num_gpus=num_gpus)
     sizes = [local_world_size(in_phase(config, index), num_gpus) for index in range(len(config.phases))]

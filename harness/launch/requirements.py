@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from harness.config.parallel import ParallelConfig
 from harness.config.schema import Config
-from harness.errors import ConfigError
+from harness.errors import ConfigError, UsageError
+from harness.missing_package import describe_missing
 
 TRANSFORMER_ENGINE = "transformer_engine"
 
@@ -34,6 +35,17 @@ def require_installed(config: Config, *, num_gpus: int | None = None, module: st
             )
         if num_gpus == 0:
             raise ConfigError([f"{given}, which needs GPUs, and this machine has none; {way_out}"])
+
+
+def require_trainer() -> None:
+    """Make sure that the packages without which no run trains are there.
+
+    Raises:
+        UsageError: One is not installed.
+    """
+    for module in ("numpy", "torch", "megatron"):
+        if importlib.util.find_spec(module) is None:
+            raise UsageError(describe_missing(ModuleNotFoundError(name=module)) or module)
 
 
 def _needs_transformer_engine(config: Config) -> Iterator[tuple[str, str]]:

@@ -32,7 +32,7 @@ class TekkenTokenizer(HasDocumentSymbols):
     kind = "tekken"
 
     def __init__(self, path: Path, content: bytes) -> None:
-        library = import_library("tiktoken", path, extra="data-fast")
+        library = import_library("tiktoken", path)
         self.path = path
         self.file_hash = xxhash.xxh3_64_hexdigest(content)
         with explained(path, "not a readable tekken file"):

@@ -108,7 +108,7 @@ class TiktokenTokenizer(HasDocumentSymbols):
     kind = "tiktoken"
 
     def __init__(self, path: Path, content: bytes) -> None:
-        library = import_library("tiktoken", path, extra="data-fast")
+        library = import_library("tiktoken", path)
         self.path = path
         self.splitting, description = _find_splitting(path, content)
         self._ranks = _read_ranks(path, content, self.splitting.special_tokens)

@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.errors import DataError, UsageError
 from harness.json_text import JsonError, parse_json
+from harness.missing_package import describe_missing
 
 MOST_BYTES = 128 * 1024**2
 """Size of the largest file that is read. The largest published one, of 262,144 ids, has 33 MB."""
@@ -57,7 +58,7 @@ def parse_described(content: bytes | str) -> Any:  # noqa: ANN401 (any JSON valu
     return parse_json(content)
 
 
-def import_library(name: str, path: Path, extra: str = "data") -> ModuleType:
+def import_library(name: str, path: Path) -> ModuleType:
     """Import the library that reads a kind of file.
 
     Raises:
@@ -66,7 +67,4 @@ def import_library(name: str, path: Path, extra: str = "data") -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UsageError(
-            f"tokenizer {path}: reading it needs the Python package {name}, which is not installed. "
-            f"Install the project with its `{extra}` extra."
-        ) from error
+        raise UsageError(f"tokenizer {path}: {describe_missing(error) or error}") from error

@@ -106,8 +106,8 @@ def _fasttext(file: Path) -> Any:  # noqa: ANN401 (of fastText)
         from fasttext.FastText import _FastText
     except ImportError as error:
         raise UsageError(
-            f"language model {file}: reading it needs the Python package fasttext, which is not installed. Install the "
-            "project with its `data-clean` extra."
+            f"language model {file}: it needs the Python package fasttext-numpy2-wheel, which is not installed. "
+            "Install the project with its `data-clean` extra."
         ) from error
     try:
         return _FastText(str(file))
