@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,9 +40,9 @@ def read_small_files(folder: Path) -> SmallFiles:
         OSError: The disk refuses one.
         ValueError: One is not valid JSON.
     """
-    fields = parse_json(read_regular(folder / FORMAT_NAME, MAX_FORMAT_BYTES))
+    found = parse_json(read_regular(folder / FORMAT_NAME, MAX_FORMAT_BYTES))
     content = read_regular(folder / COMMON_NAME, MAX_COMMON_BYTES) if HAS_COMMON_FILE else None
-    return SmallFiles(fields, content)
+    return SmallFiles(found, content)
 
 
 _known: dict[Path, SmallFiles] = {}
@@ -62,7 +63,10 @@ _load_config, _owner = core.maybe_load_config, validation if HAS_COMMON_FILE els
 
 def _known_config(folder: str | Path) -> Any:  # noqa: ANN401 (Megatron's type)
     files = _known.get(Path(folder))
-    return _load_config(folder) if files is None else core.CheckpointingConfig(**files.format)
+    if files is None:
+        return _load_config(folder)
+    known = {field.name for field in fields(core.CheckpointingConfig)}  # other versions write more of them
+    return core.CheckpointingConfig(**{key: value for key, value in files.format.items() if key in known})
 
 
 replace(_owner, "maybe_load_config", _known_config)
