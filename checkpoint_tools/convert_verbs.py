@@ -243,9 +243,9 @@ def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool, key_file: Pa
 def check(a: Path, b: Path, tolerance: float, key_file: Path | None) -> int:
     """Compare two models tensor by tensor; each is a checkpoint or a Hugging Face model's folder.
 
-    A model that was written in a narrower format (to-hf --dtype bf16) is the same if rounding the other one gives every
-    bit of it; the last line says how many tensors were rounded. Exits with 0 if they are the same, with 65 if they
-    differ.
+    A model that was written in another format (to-hf --dtype bf16) is the same if the other one, rounded to that, has
+    every bit of it; the last line says how many tensors were rounded. Exits with 0 if they are the same, with 65 if
+    they differ.
 
     \b
     Example:
@@ -259,7 +259,7 @@ def check(a: Path, b: Path, tolerance: float, key_file: Path | None) -> int:
     found = compare(one, other, tolerance=tolerance, may_round=True)
     for difference in found.differences:
         say(f"{difference.name}: {difference.what}")
-    say(f"{len(one.names)} tensors compared{found.rounded_text()}, {len(found.differences)} differences")
+    say(f"{len(one.names)} tensors compared{found.converted_text()}, {len(found.differences)} differences")
     return EXIT_BAD_DATA if found.differences else 0
 
 

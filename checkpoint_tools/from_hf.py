@@ -125,9 +125,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
     )
 
 
-def _starter(
-    model: ModelConfig, theirs: TheirTensors, out: Path, growth: Growth, tokenizers: ModelTokenizers
-) -> str:
+def _starter(model: ModelConfig, theirs: TheirTensors, out: Path, growth: Growth, tokenizers: ModelTokenizers) -> str:
     longest = theirs.fields.get("max_position_embeddings")
     return starter_text(
         model,

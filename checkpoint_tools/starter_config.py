@@ -5,7 +5,6 @@ What is to be filled in holds a placeholder, which a configuration refuses by th
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from itertools import groupby
@@ -146,7 +145,7 @@ def _lacks_balance(model: ModelConfig) -> bool:
 
 
 def _tokenizer_lines(tokenizer: Path | None) -> str:
-    path = None if tokenizer is None else os.path.abspath(tokenizer)
+    path = None if tokenizer is None else str(tokenizer.absolute())
     if path is None or one_line(path) != path or not is_unicode(path):
         return ""  # the checkpoint knows its own
     return "".join(f"  {line}\n" for line in dump_values({"tokenizer": path}).splitlines())

@@ -54,7 +54,9 @@ def dump_config(config: Config) -> str:
 
 def dump_values(values: Mapping[str, object]) -> str:
     """Return values as YAML that the strict reader reads as the same values."""
-    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=4096)
+    return yaml.dump(
+        dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=4096
+    )
 
 
 def read_text(path: Path) -> str:
