@@ -108,7 +108,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
                 num_workers=num_workers,
                 progress=progress,
             )
-        replace_file(partial / STARTER_NAME, _starter(model, theirs, out, growth, tokenizers).encode())
+        replace_file(partial / STARTER_NAME, _starter(model, theirs, growth, tokenizers).encode())
         ours = open_checkpoint(written.checkpoint, hashes=False)
         proof = prove(ours, folder, partial / output_folder.PROOF_NAME, num_layers=proof_layers, growth=growth)
         output_folder.publish(held, out, {**record, "proof": proof.as_json()})
@@ -125,11 +125,10 @@ def convert(  # noqa: PLR0913 (one argument per option)
     )
 
 
-def _starter(model: ModelConfig, theirs: TheirTensors, out: Path, growth: Growth, tokenizers: ModelTokenizers) -> str:
+def _starter(model: ModelConfig, theirs: TheirTensors, growth: Growth, tokenizers: ModelTokenizers) -> str:
     longest = theirs.fields.get("max_position_embeddings")
     return starter_text(
         model,
-        out,
         origin=theirs.path.resolve().name,
         tokenizer=tokenizers.path,
         longest=model.max_position_embeddings or (longest if isinstance(longest, int) else None),

@@ -22,19 +22,19 @@ STARTER_NAME = "continued.yaml"
 _LAYER_FLAGS = ("moe_layer_freq", "window_attn_skip_freq")
 _USUAL_LENGTH = 4096
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
-_LONGEST_NAME = 64
+_LONGEST_NAME = 50
+"""Of a model, so that a run called after it has a name of at most 64 characters."""
 _BALANCE = {"moe_router_load_balancing_type": "aux_loss", "moe_aux_loss_coeff": 0.01}
 """Of experts that are copies of one MLP: without it the router might keep choosing the same ones."""
 
 
-def starter_text(  # noqa: PLR0913 (one argument per fact)
-    model: ModelConfig, out: Path, *, origin: str, tokenizer: Path | None, longest: int | None, growth: Growth
+def starter_text(
+    model: ModelConfig, *, origin: str, tokenizer: Path | None, longest: int | None, growth: Growth
 ) -> str:
-    """Return the YAML.
+    """Return the YAML. It says nothing of where it lies, so that the run directory may be moved.
 
     Args:
         model: The model of the checkpoint.
-        out: The run directory.
         origin: Name of the Hugging Face model.
         tokenizer: The tokenizer of the checkpoint; None if there is none that a run could open.
         longest: The most tokens of a sample that the model is made for, if its `config.json` says.
@@ -42,8 +42,7 @@ def starter_text(  # noqa: PLR0913 (one argument per fact)
     """
     return _TEMPLATE.format(
         origin=one_line(origin),
-        commands="".join(f"#   {one_line(command)}\n" for command in commands(out)),
-        name=_name(out),
+        name=_name(origin),
         notes="".join(f"# {note}\n" for note in _notes(model, growth)),
         model=_section("model", _model_values(model, growth)),
         tokenizer=_tokenizer_lines(tokenizer),
@@ -62,8 +61,9 @@ def commands(out: Path) -> tuple[str, str]:
 
 _TEMPLATE = """\
 # Goes on with the training of {origin}, converted by `harness convert from-hf`.
-# Write a value in place of every {fill_in}; then:
-{commands}
+# Write a value in place of every {fill_in}. `harness plan` of this file then says what fits, and `harness train` of it
+# goes on from the checkpoint: with --resume must, and with --run-dir, the folder that this file lies in.
+
 run:
   name: {name}
 
@@ -102,9 +102,9 @@ evaluation:
 """
 
 
-def _name(out: Path) -> str:
-    """Return a name for the run, from the folder's."""
-    return _NOT_IN_A_NAME.sub("-", out.name).lstrip("_.-")[:_LONGEST_NAME] or "continued"
+def _name(origin: str) -> str:
+    """Return a name for the run, from that of the model."""
+    return f"{_NOT_IN_A_NAME.sub('-', origin)[:_LONGEST_NAME]}-continued".lstrip("_.-")
 
 
 def _section(name: str, values: dict[str, object]) -> str:

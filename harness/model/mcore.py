@@ -77,6 +77,8 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
         self.rotations = rotations
         self._cp = ranks.cp
         self._learns_positions = model.position_embedding_type == "learned_absolute"
+        if self._learns_positions and self.pre_process:
+            self.embedding.position_embeddings.to(self.config.params_dtype)  # torch's own module, made in fp32
         if model.scale_embedding and self.pre_process:
             self.embedding.register_forward_hook(partial(_scaled, scale=math.sqrt(model.hidden_size)))
         self._further: tuple[FurtherTokens, Any] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shlex
 from pathlib import Path
 
 import conversion_jobs
@@ -26,7 +27,7 @@ from pool import Pool
 from checkpoint_tools.compare_models import open_either
 from checkpoint_tools.from_hf import convert
 from checkpoint_tools.growth import NO_GROWTH, Growth
-from checkpoint_tools.starter_config import STARTER_NAME, starter_text
+from checkpoint_tools.starter_config import STARTER_NAME, commands, starter_text
 from checkpoint_tools.their_tensors import open_model
 from harness.cli import run
 from harness.config.load import load_config
@@ -34,6 +35,7 @@ from harness.config.model import ModelConfig
 from harness.config.scalars import PLACEHOLDER
 from harness.config.schema import Config
 from harness.errors import EXIT_USAGE, ConfigError
+from harness.plan.plan import make_plan
 from harness.run.paths import RunDir
 from harness.run.records import read_records
 
@@ -60,19 +62,19 @@ def loaded(folder: Path, text: str) -> Config:
     return load_config(path)
 
 
-def starter(folder: Path, model: ModelConfig, growth: Growth = NO_GROWTH, longest: int | None = 128) -> str:
-    out = folder / "runs" / "a run"
-    return starter_text(model, out, origin="given", tokenizer=None, longest=longest, growth=growth)
+def starter(model: ModelConfig, growth: Growth = NO_GROWTH, longest: int | None = 128) -> str:
+    return starter_text(model, origin="a model", tokenizer=None, longest=longest, growth=growth)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_its_model_is_that_of_the_checkpoint(tmp_path: Path, variant: Variant) -> None:
     """Every family with every feature that is converted."""
     model = open_model(write_model(tmp_path / "given", variant)).model
-    text = starter(tmp_path, model)
+    text = starter(model)
     config = loaded(tmp_path, filled_in(text))
     assert config.model == model
-    assert config.run.name == "a-run"
+    assert config.run.name == "a-model-continued"
+    assert make_plan(config, 1).train_steps == 5
     given = importlib.import_module("yaml").safe_load(text)["model"]
     required = {name for name, field in ModelConfig.model_fields.items() if field.is_required()}
     at_default = {name for name in given if getattr(model, name) == ModelConfig.model_fields[name].default}
@@ -83,11 +85,11 @@ def test_its_model_is_that_of_the_checkpoint(tmp_path: Path, variant: Variant) -
 def test_its_model_is_that_of_a_family_that_transformers_does_not_know(tmp_path: Path, write: object) -> None:
     assert callable(write)
     model = open_model(write(tmp_path / "given")).model
-    assert loaded(tmp_path, filled_in(starter(tmp_path, model))).model == model
+    assert loaded(tmp_path, filled_in(starter(model))).model == model
 
 
 def test_it_is_refused_with_the_keys_that_are_to_be_filled_in(tmp_path: Path) -> None:
-    text = starter(tmp_path, open_model(write_model(tmp_path / "given", VARIANTS[0])).model)
+    text = starter(open_model(write_model(tmp_path / "given", VARIANTS[0])).model)
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path, text)
     told = [problem.split(": ", 1)[1] for problem in caught.value.problems]
@@ -100,7 +102,7 @@ def test_it_is_refused_with_the_keys_that_are_to_be_filled_in(tmp_path: Path) ->
 @pytest.mark.parametrize(("longest", "length"), [(None, 4096), (32768, 4096), (128, 128)])
 def test_samples_are_no_longer_than_the_model_is_made_for(tmp_path: Path, longest: int | None, length: int) -> None:
     model = open_model(write_model(tmp_path / "given", VARIANTS[0])).model
-    text = starter(tmp_path, model, longest=longest)
+    text = starter(model, longest=longest)
     config = loaded(tmp_path, filled_in(text, train_tokens=str(10 * 4 * length)))
     assert config.phases[0].seq_length == length
     assert ("the model is made for at most" in text) == (longest is not None)
@@ -113,7 +115,7 @@ def test_the_copies_of_a_larger_model_can_be_trained_alone(tmp_path: Path) -> No
         model = open_model(write_model(tmp_path / name, variant)).model
         growth = Growth(copied_layers=(1, 0))
         grown = growth.grown(model)
-        text = starter(tmp_path, grown, growth)
+        text = starter(grown, growth)
         assert "\n# Layers that are copies, and add nothing yet: 1, 3.\n" in text
         config = loaded(tmp_path, filled_in(text.replace("# frozen_parameters", "frozen_parameters")))
         assert config.model == grown
@@ -124,18 +126,23 @@ def test_the_copies_of_a_larger_model_can_be_trained_alone(tmp_path: Path) -> No
 def test_experts_that_were_made_of_one_mlp_are_balanced(tmp_path: Path) -> None:
     model = open_model(write_model(tmp_path / "given", VARIANTS[0])).model
     growth = Growth(num_experts=4)
-    config = loaded(tmp_path, filled_in(starter(tmp_path, growth.grown(model), growth)))
+    config = loaded(tmp_path, filled_in(starter(growth.grown(model), growth)))
     balance = {"moe_router_load_balancing_type": "aux_loss", "moe_aux_loss_coeff": 0.01}
     assert config.model == growth.grown(model).model_copy(update=balance)
 
 
-def test_a_folder_with_an_odd_name_gives_a_name_and_commands_for_a_shell(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("origin", "name"),
+    [("_it's\nodd", "it-s-odd-continued"), ("__", "continued"), ("x" * 200, f"{'x' * 50}-continued")],
+)
+def test_odd_names_are_no_problem(tmp_path: Path, origin: str, name: str) -> None:
     model = open_model(write_model(tmp_path / "given", VARIANTS[0])).model
-    out = tmp_path / "_it's\nodd"
-    text = starter_text(model, out, origin="a\nb", tokenizer=tmp_path / "x\ny.json", longest=None, growth=NO_GROWTH)
+    text = starter_text(model, origin=origin, tokenizer=tmp_path / "x\ny.json", longest=None, growth=NO_GROWTH)
     config = loaded(tmp_path, filled_in(text, train_tokens="163840"))
-    assert (config.run.name, config.data.tokenizer) == ("it-s-odd", None)
-    assert "\n#   harness train '" in text
+    assert (config.run.name, config.data.tokenizer) == (name, None)
+    plan, train = (shlex.split(command) for command in commands(tmp_path / "it's odd"))
+    assert plan[-1] == train[2] == str(tmp_path / "it's odd" / STARTER_NAME)
+    assert train[3:5] == ["--run-dir", str(tmp_path / "it's odd")]
 
 
 def test_continuing_is_two_commands(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
