@@ -32,7 +32,7 @@ class Unreadable:
 
 
 PLACEHOLDER = "FILL_IN"
-"""What a starter configuration has in place of a value that only its user knows."""
+"""Stands in a starter configuration for a value that only its user knows."""
 NOT_FILLED_IN = Unreadable(f"is still to be filled in; write a value in place of {PLACEHOLDER}")
 
 
