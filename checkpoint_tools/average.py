@@ -1,8 +1,9 @@
 """Averages several checkpoints of one model, into a run that can be trained further or converted.
 
 The mean is taken tensor by tensor in fp32 and written in each tensor's own format. The result is a run directory with
-one checkpoint without optimizer state. It has the step, the tokenizer's files and the original settings of the last
-checkpoint that was named, the longest sequences of any, and the worst health of any; abandoned ones are refused.
+one checkpoint without optimizer state. It has the step of the last checkpoint that was named, the tokenizer's files and
+the original settings of the last one that has them, the longest sequences of any, and the worst health of any;
+abandoned ones are refused.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ import xxhash
 from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import Weights
 from checkpoint_tools.families.rotation import rotary_fields
+from checkpoint_tools.mean_belongings import MeanBelongings, belongings_of_mean
 from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
 from checkpoint_tools.run_writer import write_run
 from harness.data.fingerprint import fingerprint_filled_in
 from harness.errors import CheckpointError, UsageError
 from harness.progress import ShowProgress
 from harness.run.checkpoints.compare import differences
-from harness.run.checkpoints.for_export import Belongings, belongings_of, longest_seq_length
+from harness.run.checkpoints.for_export import longest_seq_length
 from harness.run.checkpoints.manifest import Health, Manifest, manifest_text
 from harness.run.paths import RunDir
 from harness.text import listed
-from harness.tokenizers.identity import OTHER_TOKENIZERS, recorded_identity
 from harness.version import VERSION
 
 
@@ -48,7 +49,8 @@ def average(
 
     Raises:
         UsageError: Fewer than two checkpoints, or OUT exists or lies in one of them.
-        CheckpointError: A checkpoint is damaged, abandoned, or computes by another model than the first.
+        CheckpointError: A checkpoint is damaged, abandoned, or computes by another model than the first; or they have
+            different tokenizers.
     """
     if len(paths) < 2:
         raise UsageError("A mean needs at least two checkpoints.")
@@ -59,7 +61,7 @@ def average(
     for other in opened[1:]:
         _require_alike(opened[0], other)
     health: Health = "suspect" if any(each.manifest.health == "suspect" for each in opened) else "clean"
-    belongings = [belongings_of(checkpoint.path, checkpoint.manifest) for checkpoint in opened]
+    belongings = belongings_of_mean(opened)
     last = opened[-1].manifest
     manifests = [xxhash.xxh3_64_hexdigest(manifest_text(checkpoint.manifest).encode()) for checkpoint in opened]
     lengths = [longest_seq_length(checkpoint.manifest) for checkpoint in opened]
@@ -68,20 +70,20 @@ def average(
         with show("average", sum(_num_bytes(opened[0], name) for name in opened[0].names)) as progress:
             written = write_run(
                 held.folder,
-                _manifest(last, None if None in lengths else max(filter(None, lengths), default=0), health),
+                _manifest(last, None if None in lengths else max(filter(None, lengths), default=0), health, belongings),
                 Weights(
                     model=opened[0].model,
                     names=opened[0].names,
                     read=lambda name: mean([checkpoint.read(name) for checkpoint in opened]),
                 ),
-                belongings[-1],
+                belongings.files,
                 num_workers=num_workers,
                 progress=progress,
             )
         output_folder.publish(held, out, record)
     return Averaged(
         checkpoint=RunDir(out).checkpoints / written.checkpoint.name,
-        warnings=(*_suspects(opened), *_other_belongings(opened, belongings)),
+        warnings=(*_suspects(opened), *belongings.warnings),
     )
 
 
@@ -106,17 +108,6 @@ def _suspects(opened: Sequence[OurTensors]) -> Iterator[str]:
         yield f"the mean is suspect, because {listed(suspect)} may be spoilt"
 
 
-def _other_belongings(opened: Sequence[OurTensors], belongings: Sequence[Belongings]) -> Iterator[str]:
-    """Yield remarks on checkpoints that hold other small files than the last, whose files go with the mean."""
-    kept = belongings[-1]
-    for ours, own in zip(opened, belongings, strict=True):
-        if names := sorted(name for name in {*own, *kept} if own.get(name) != kept.get(name)):
-            yield (
-                f"{listed(names)} of {ours.path} and {opened[-1].path} differ; the mean has those of the last, "
-                f"{opened[-1].path}"
-            )
-
-
 def _require_alike(one: OurTensors, other: OurTensors) -> None:
     before, after = (fingerprint_filled_in(each.manifest.fingerprint) for each in (one, other))
     found = differences(before, after, allow_added_parts=True)
@@ -127,9 +118,6 @@ def _require_alike(one: OurTensors, other: OurTensors) -> None:
             "rotation of the last phase: "
             + ", there ".join(f"rotary_base {r['rope_theta']:g}, rope_scaling {r['rope_scaling']}" for r in rotations)
         )
-    tokenizers = [recorded_identity(each.manifest.fingerprint.get("tokenizer")) for each in (one, other)]
-    if tokenizers[0] and tokenizers[1] and not tokenizers[0].is_same_as(tokenizers[1]):
-        wrong.append(f"tokenizer: {tokenizers[0]}, there {tokenizers[1]}")
     if wrong or set(one.names) != set(other.names):
         raise CheckpointError(
             f"{other.path} is of another model than {one.path}:\n  " + "\n  ".join(wrong or ["other tensors"])
@@ -140,10 +128,9 @@ def _num_bytes(ours: OurTensors, name: str) -> int:
     return torch.empty(ours.shape(name), dtype=ours.dtype(name), device="meta").nbytes
 
 
-def _manifest(last: Manifest, longest: int | None, health: Health) -> Manifest:
+def _manifest(last: Manifest, longest: int | None, health: Health, belongings: MeanBelongings) -> Manifest:
     """Return the manifest of the last checkpoint, without the fields that only hold for its own weights."""
-    names = ("model", "tokenizer", OTHER_TOKENIZERS)
-    kept = {name: last.fingerprint[name] for name in names if last.fingerprint.get(name)}
+    kept = {"model": last.fingerprint["model"], **belongings.fingerprint}
     return last.model_copy(
         update={
             "optimizer_norms": {},

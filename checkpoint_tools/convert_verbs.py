@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -144,8 +145,8 @@ def from_hf(  # noqa: PLR0913 (one argument per option)
     \b
     Example:
       harness convert from-hf models/Qwen2.5-7B runs/continued
-      harness train continued.yaml --run-dir runs/continued --resume must
-    where continued.yaml has the model section of runs/continued/model.yaml.
+      harness train runs/continued/continued.yaml --run-dir runs/continued --resume must
+    between which you write data, length and learning rate into runs/continued/continued.yaml.
 
     A model may grow on the way: --expand-layers copies blocks with output projections of zero, --vocab-size adds rows
     that are the mean of the others, --experts makes a mixture of copies of each MLP (upcycling). All leave the function
@@ -160,6 +161,8 @@ def from_hf(  # noqa: PLR0913 (one argument per option)
     """
     from checkpoint_tools.from_hf import convert as run
     from checkpoint_tools.growth import Growth
+    from checkpoint_tools.starter_config import STARTER_NAME, commands
+    from harness.config.scalars import PLACEHOLDER
     from harness.progress import shown
 
     growth = Growth(
@@ -170,6 +173,8 @@ def from_hf(  # noqa: PLR0913 (one argument per option)
     )
     found = run(model, out, shown, growth=growth, tokenizer=tokenizer, num_workers=workers, proof_layers=proof_layers)
     _report(found)
+    config, (plan, train) = shlex.quote(str(out / STARTER_NAME)), commands(out)
+    say(f"to go on, write a value in place of each {PLACEHOLDER} in {config}; then:\n  {plan}\n  {train}")
 
 
 @convert.command()
@@ -238,22 +243,24 @@ def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool, key_file: Pa
 def check(a: Path, b: Path, tolerance: float, key_file: Path | None) -> int:
     """Compare two models tensor by tensor; each is a checkpoint or a Hugging Face model's folder.
 
-    Exits with 0 if they are the same, with 65 if they differ.
+    A model that was written in another format (to-hf --dtype bf16) is the same if the other one, rounded to that, has
+    every bit of it; the last line says how many tensors were rounded. Exits with 0 if they are the same, with 65 if
+    they differ.
 
     \b
     Example:
       harness convert check runs/tiny/checkpoints/step_0000300 exported/tiny
     """
-    from checkpoint_tools.compare_models import differences, open_either
+    from checkpoint_tools.compare_models import compare, open_either
     from harness.run.checkpoints.manifest import MANIFEST_NAME
 
     require_signed((path for path in (a, b) if (path / MANIFEST_NAME).exists()), key_file)
     one, other = open_either(a), open_either(b)
-    found = differences(one, other, tolerance=tolerance)
-    for difference in found:
+    found = compare(one, other, tolerance=tolerance, may_round=True)
+    for difference in found.differences:
         say(f"{difference.name}: {difference.what}")
-    say(f"{len(one.names)} tensors compared, {len(found)} differences")
-    return EXIT_BAD_DATA if found else 0
+    say(f"{len(one.names)} tensors compared{found.converted_text()}, {len(found.differences)} differences")
+    return EXIT_BAD_DATA if found.differences else 0
 
 
 def _newest_in(run: RunDir, key_file: Path | None, *, deep: bool) -> Path:

@@ -1,9 +1,9 @@
 """A Hugging Face model to a run that begins from its weights: a checkpoint of step 0 without optimizer state.
 
 ```
-OUT/checkpoints/step_0000000/    the weights; `harness train CONFIG --run-dir OUT --resume must` goes on from them
+OUT/checkpoints/step_0000000/    the weights
         tokenizer/  origin/      the files of the model's tokenizer; its config.json and generation_config.json
-    model.yaml                   the `model` section that CONFIG must have
+    continued.yaml               the run that goes on from them, once its placeholders are filled in
     conversion.json              what was converted, and the proof
 ```
 
@@ -19,7 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import xxhash
-import yaml
 
 from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import Weights
@@ -34,6 +33,7 @@ from checkpoint_tools.original_settings import OriginalSettings, original_settin
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import prove
 from checkpoint_tools.run_writer import write_run
+from checkpoint_tools.starter_config import STARTER_NAME, starter_text
 from checkpoint_tools.their_model import checked_moves, require_stackable
 from checkpoint_tools.their_tensors import MAX_CONFIG_BYTES, TheirTensors, open_model
 from checkpoint_tools.to_hf import Converted
@@ -108,8 +108,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
                 num_workers=num_workers,
                 progress=progress,
             )
-        text = yaml.safe_dump({"model": model.model_dump(mode="json")}, sort_keys=False)
-        replace_file(partial / "model.yaml", text.encode())
+        replace_file(partial / STARTER_NAME, _starter(model, theirs, growth, tokenizers).encode())
         ours = open_checkpoint(written.checkpoint, hashes=False)
         proof = prove(ours, folder, partial / output_folder.PROOF_NAME, num_layers=proof_layers, growth=growth)
         output_folder.publish(held, out, {**record, "proof": proof.as_json()})
@@ -123,6 +122,17 @@ def convert(  # noqa: PLR0913 (one argument per option)
         proof=proof,
         left_out=theirs.left_out,
         warnings=(*_warnings(theirs), *settings.warnings, *tokenizers.warnings),
+    )
+
+
+def _starter(model: ModelConfig, theirs: TheirTensors, growth: Growth, tokenizers: ModelTokenizers) -> str:
+    longest = theirs.fields.get("max_position_embeddings")
+    return starter_text(
+        model,
+        origin=theirs.path.resolve().name,
+        tokenizer=tokenizers.path,
+        longest=model.max_position_embeddings or (longest if isinstance(longest, int) else None),
+        growth=growth,
     )
 
 

@@ -67,6 +67,10 @@ class Growth:
         """Return the number of layers of the larger model that come from the first `num_layers` of the smaller one."""
         return num_layers + sum(layer < num_layers for layer in self.copied_layers)
 
+    def places_of_copies(self) -> tuple[int, ...]:
+        """Return the layers of the larger model that are copies, counted from 0."""
+        return tuple(self.first_layers(layer) + 1 for layer in sorted(self.copied_layers))
+
     def reader(self, read: Read, model: ModelConfig) -> Read:
         """Give tensors of the larger model out of those of the smaller one, `model`."""
         grown = self.grown(model)

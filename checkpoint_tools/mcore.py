@@ -42,11 +42,17 @@ def trace(directory: Path, model: ModelConfig, prompts: Prompts, dtype: torch.dt
         checkpoint_files.load_weights(directory, chunks, unused=None if model.num_mtp_modules else MTP_MODULES)
         built = chunks[0].module.eval()
         with torch.no_grad():
-            for parameter in built.parameters() if dtype is not None else ():
-                parameter.copy_(parameter.to(dtype))
+            for tensor in _weights(built) if dtype is not None else ():
+                tensor.copy_(tensor.to(dtype))
             rows = zip(prompts.tokens_BS, prompts.positions_BS, strict=True)
             traces = [_trace(built, tokens[None], positions, model) for tokens, positions in rows]
         return {place: torch.cat([found[place] for found in traces]) for place in traces[0]}
+
+
+def _weights(built: Any) -> Iterator[torch.Tensor]:  # noqa: ANN401
+    """Yield all that is written of a model: parameters, and the biases by which experts are balanced."""
+    yield from built.parameters()
+    yield from (buffer for name, buffer in built.named_buffers() if name.endswith("expert_bias"))
 
 
 def _trace(

@@ -39,6 +39,8 @@ class ModelTokenizers:
     """The one that was named in place of the folder's own."""
     own: tuple[TokenizerIdentity, ...] = ()
     """Of the folder's files, the one that transformers reads first."""
+    path: Path | None = None
+    """File of the one that training goes on with; None if none can be opened, or the model has too few rows for it."""
     warnings: tuple[str, ...] = ()
 
     def fingerprint(self) -> dict[str, Any]:
@@ -80,7 +82,8 @@ def look_at_tokenizers(folder: Path, named: Path | None, num_rows: int) -> Model
                 f"{opened[0].path.name} has {opened[0].vocab_size} ids, the model {num_rows} rows: to train with all "
                 f"of them, convert with --vocab-size {opened[0].vocab_size}"
             )
-        return ModelTokenizers(own=own, warnings=tuple(warnings))
+        path = opened[0].path if opened and opened[0].vocab_size <= num_rows else None
+        return ModelTokenizers(own=own, path=path, warnings=tuple(warnings))
     return _named(open_tokenizer(named, needs_end=False), own, warnings, num_rows)
 
 
@@ -108,7 +111,7 @@ def _named(
             f"the tokenizer grew from {before.vocab_size} to {tokenizer.vocab_size} ids; the old ids mean what they "
             "meant"
         )
-    return ModelTokenizers(named=tokenizer, own=tuple(own), warnings=tuple(notes))
+    return ModelTokenizers(named=tokenizer, own=tuple(own), path=tokenizer.path, warnings=tuple(notes))
 
 
 def _in_place_of(broken: Sequence[str], opened: Sequence[Tokenizer]) -> Iterator[str]:

@@ -83,7 +83,7 @@ class Loss:
 
 def loss_of(tensor: torch.Tensor, dtype: torch.dtype) -> Loss:
     """Return the difference that rounding to a number format makes, block by block, so that it needs no second copy."""
-    if _contains(dtype, tensor.dtype):
+    if contains(dtype, tensor.dtype):
         return Loss()
     found = Loss()
     for block in torch.split(tensor.reshape(-1), _BLOCK):
@@ -98,7 +98,7 @@ def loss_of(tensor: torch.Tensor, dtype: torch.dtype) -> Loss:
     return found
 
 
-def _contains(dtype: torch.dtype, other: torch.dtype) -> bool:
+def contains(dtype: torch.dtype, other: torch.dtype) -> bool:
     """Return whether a format has every number of another one."""
     one, two = torch.finfo(dtype), torch.finfo(other)
     return one.eps <= two.eps and one.max >= two.max and one.tiny <= two.tiny

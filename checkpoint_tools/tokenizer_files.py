@@ -82,6 +82,23 @@ def find_tokenizer(ours: OurTensors, belongings: Belongings, named: Path | None)
     return replace(written, warnings=(*written.warnings, *told))
 
 
+def kept_tokenizer(ours: OurTensors, belongings: Belongings) -> dict[str, bytes]:
+    """Return the tokenizer's files of a checkpoint; of one of an earlier version, those that its run still has.
+
+    Empty if it has none, or they cannot be read, or have become another tokenizer.
+    """
+    kept, recorded = _kept(ours, belongings), recorded_tokenizers(ours.manifest.fingerprint)
+    path = None if kept or not recorded else _path_in_run(ours.path)
+    if path is None:
+        return kept
+    try:
+        tokenizer = open_tokenizer(path, needs_end=False)
+        is_same = any(relation_to(identity, tokenizer) == "same" for identity in recorded)
+        return files_of_tokenizer(tokenizer) if is_same else {}
+    except HarnessError:
+        return {}
+
+
 def _remarks(recorded: Sequence[TokenizerIdentity], tokenizer: Tokenizer, num_rows: int) -> tuple[str, ...]:
     """Return remarks on a tokenizer that is not the very one that the checkpoint was trained with.
 

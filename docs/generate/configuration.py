@@ -20,6 +20,7 @@ One YAML file describes one run. This page lists its keys.
 - `phases[]` is one entry of a list, `data.channels.NAME` one entry of a mapping whose names you choose.
 - Complete examples: `model_configs/`. The same as JSON Schema, for editors: `harness schema`.
 - `--set KEY=VALUE` overrides one value on the command line: `--set phases.0.seq_length=64`.
+- `FILL_IN` stands for a value that is still to be written: it is refused, with its key, until there is one.
 """
 
 

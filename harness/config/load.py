@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def dump_config(config: Config) -> str:
     """Return the whole configuration as YAML with its defaults; `load_config` of it returns an equal `Config`."""
-    values = config.model_dump(mode="json")
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=4096)
+    return dump_values(config.model_dump(mode="json"))
+
+
+def dump_values(values: Mapping[str, object]) -> str:
+    """Return values as YAML that the strict reader reads as the same values."""
+    return yaml.dump(
+        dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=4096
+    )
 
 
 def read_text(path: Path) -> str:

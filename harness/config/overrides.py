@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.config.problems import Location, Origin, Problem, shortened
+from harness.config.scalars import Unreadable
 from harness.config.secrets import masked_override
 from harness.config.strict_yaml import MAX_DEPTH, Document, Value, parse_override_text
 from harness.errors import ConfigError
@@ -33,8 +34,11 @@ def apply_override(document: Document, override: str) -> None:
         if masked_override(override) == override:
             raise
         raise ConfigError([f"{source}: the value is not YAML; it is not shown, as it may hold a secret"]) from None
+    of_values = [problem for problem in document.problems if _is_of_value(problem, document.value)]
     location = _write(document, dotted_key, given.value, Origin(source))
     _drop_below(document, location)
+    replaced = [problem for problem in of_values if problem.location[: len(location)] == location]
+    document.problems = [problem for problem in document.problems if problem not in replaced]
     document.origins.update({location + below: origin for below, origin in given.origins.items()})
     document.problems += [Problem(location + p.location, p.text, p.origin) for p in given.problems]
 
@@ -72,6 +76,16 @@ def _first_part(container: Value, rest: str, location: Location, origin: Origin)
         allowed = f"0 to {len(indices) - 1}" if indices else "none, the list is empty"
         raise ConfigError([f"{origin}: '{shortened(head)}' is not an index of the list {where}; allowed: {allowed}"])
     raise ConfigError([f"{origin}: {where} is a single value, nothing can be set below it"])
+
+
+def _is_of_value(problem: Problem, value: Value) -> bool:
+    """Return whether a problem is that of a value, which goes with it; two equal keys stay a problem of the file."""
+    for part in problem.location:
+        if isinstance(value, dict):
+            value = value.get(str(part))
+        elif isinstance(value, list) and isinstance(part, int):
+            value = value[part]
+    return isinstance(value, Unreadable) and problem.text == value.reason
 
 
 def _drop_below(document: Document, location: Location) -> None:

@@ -31,13 +31,21 @@ class Unreadable:
     reason: str
 
 
+PLACEHOLDER = "FILL_IN"
+"""Stands in a starter configuration for a value that only its user knows."""
+NOT_FILLED_IN = Unreadable(f"is still to be filled in; write a value in place of {PLACEHOLDER}")
+
+
 def read_plain(text: str) -> Scalar | Unreadable:
     """Return the value of an unquoted word: null, true, false, a decimal number, or else the text itself.
 
-    `3e-4` is a number, `on` and `24:00:00` are text. Refused: `012`, `0o14`, `0x1f`, `1_000`, `.inf`, `.nan`.
+    `3e-4` is a number, `on` and `24:00:00` are text. Refused: `012`, `0o14`, `0x1f`, `1_000`, `.inf`, `.nan`, and the
+    placeholder of a value.
     """
     if text in _WORDS:
         return _WORDS[text]
+    if text == PLACEHOLDER:
+        return NOT_FILLED_IN
     if text[0] not in "+-.0123456789":
         return text
     if _NOT_FINITE.fullmatch(text):

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import yaml
 
 from harness.config.problems import Location, Origin, Origins, Problem, shortened
-from harness.config.scalars import Scalar, Unreadable, read_plain
+from harness.config.scalars import NOT_FILLED_IN, PLACEHOLDER, Scalar, Unreadable, read_plain
 from harness.errors import ConfigError
 
 MAX_BYTES = 1 << 20
@@ -100,6 +100,8 @@ class _Builder:
 
     def _scalar(self, event: yaml.ScalarEvent, location: Location) -> Value:
         value = read_plain(event.value) if event.implicit[0] else self._text(event)
+        if value == PLACEHOLDER:  # in quotes, too
+            value = NOT_FILLED_IN
         if isinstance(value, Unreadable):
             self.document.problems.append(Problem(location, value.reason, self._origin(event)))
         return value

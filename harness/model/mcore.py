@@ -76,6 +76,8 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
         first = ranks.tp.rank * columns
         self.rotations = rotations
         self._cp = ranks.cp
+        if model.position_embedding_type == "learned_absolute" and self.pre_process:
+            self.embedding.position_embeddings.to(self.config.params_dtype)  # torch's own module, made in fp32
         self._learns_positions = model.position_embedding_type == "learned_absolute"
         if model.scale_embedding and self.pre_process:
             self.embedding.register_forward_hook(partial(_scaled, scale=math.sqrt(model.hidden_size)))
@@ -310,7 +312,6 @@ def _chunk(
 ) -> LanguageModel:
     model = config.model
     rotations = Rotations(model, ranks.cp)
-    learns_positions = model.position_embedding_type == "learned_absolute"
     kinds = None
     if model.num_mtp_modules:
         layer, norm = last_layer(config, ranks, rotations, device)
@@ -330,7 +331,7 @@ def _chunk(
         parallel_output=True,
         share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
         # The rotation is that of our self-attention.
-        position_embedding_type="learned_absolute" if learns_positions else "none",
+        position_embedding_type="none" if model.position_embedding_type == "rope" else "learned_absolute",
         vp_stage=virtual_stage,
     )
     settle_layers(chunk.decoder, config.parallel)

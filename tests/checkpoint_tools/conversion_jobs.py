@@ -68,6 +68,7 @@ def warnings_of_transformers(rank: int, world_size: int, init_method: str, argum
 
     import transformers
 
+    transformers.utils.logging.warning_once.cache_clear()  # what another job has heard is said again
     said: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]

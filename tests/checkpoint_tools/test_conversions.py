@@ -26,7 +26,7 @@ from pool import Pool
 from safetensors.torch import load_file, save_file
 
 from checkpoint_tools.average import average
-from checkpoint_tools.compare_models import differences, open_either
+from checkpoint_tools.compare_models import compare, differences, open_either
 from checkpoint_tools.growth import Growth
 from checkpoint_tools.their_tensors import open_model
 from harness.errors import CheckpointError, UsageError
@@ -230,6 +230,44 @@ def test_weights_are_rounded_to_the_format_that_is_asked_for(pool: Pool, grouped
     given, written = weights_of(grouped.parents[2] / "given"), weights_of(tmp_path / "out")
     assert all(torch.equal(written[name], weight.bfloat16()) for name, weight in given.items())
     assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+ROUNDED = ("llama-gqa", "qwen2-tied", "qwen3-moe", "deepseek-v2-lite", "deepseek-v3", "glm-4-moe", "gemma-2", "gpt-oss")
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_a_rounded_export_is_the_same_model_but_for_its_rounding(pool: Pool, tmp_path: Path, name: str) -> None:
+    """With experts the proof rounds the biases that balance them, too: each decides which experts are chosen."""
+    [variant] = [variant for variant in VARIANTS if variant.name == name]
+    folder = write_model(tmp_path / "given", variant)
+    back = there_and_back(pool, folder, tmp_path, family=variant.model_type, dtype=torch.bfloat16)
+    checkpoint = open_either(tmp_path / "run" / "checkpoints" / "step_0000000")
+    found = compare(checkpoint, open_either(back), may_round=True)
+    assert (found.differences, found.converted) == ((), {"rounding to bfloat16": len(checkpoint.names)})
+    assert len(differences(checkpoint, open_either(back))) == len(checkpoint.names), "each bit counts there"
+    weights = weights_of(back)
+    last = sorted(name for name in weights if name.endswith("down_proj.weight") or name.endswith("down_proj"))[-1]
+    weights[last].view(torch.int16).view(-1)[-1] ^= 1
+    save_file(weights, back / "model.safetensors", metadata={"format": "pt"})
+    found = compare(checkpoint, open_either(back), may_round=True)
+    assert len(found.differences) == 1
+    assert found.converted == {"rounding to bfloat16": len(checkpoint.names) - 1}
+
+
+def test_a_wider_export_is_the_same_model_to_its_last_bit(pool: Pool, tmp_path: Path) -> None:
+    """What an export in fp32 has of a bf16 checkpoint is exact, and so is the comparison."""
+    folder = write_model(tmp_path / "given", VARIANTS[0], dtype=torch.bfloat16)
+    back = there_and_back(pool, folder, tmp_path, dtype=torch.float32)
+    checkpoint = open_either(tmp_path / "run" / "checkpoints" / "step_0000000")
+    found = compare(checkpoint, open_either(back), may_round=True)
+    assert (found.differences, found.converted) == ((), {"widening to float32": 15})
+    weights = weights_of(back)
+    weights["model.norm.weight"].view(torch.int32)[3] ^= 1
+    save_file(weights, back / "model.safetensors", metadata={"format": "pt"})
+    for pair in ((checkpoint, open_either(back)), (open_either(back), checkpoint)):
+        [difference] = compare(*pair, may_round=True).differences
+        assert difference.name == "decoder.final_layernorm.weight"
+        assert "after widening to float32 1 of 48 numbers differ" in difference.what
 
 
 def test_an_interrupted_conversion_keeps_finished_files(pool: Pool, grouped: Path, tmp_path: Path) -> None:

@@ -92,8 +92,40 @@ def test_check_names_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert run(["convert", "check", str(one), str(other), "--tolerance", "0.6"]) == 0
 
 
-def test_check_sees_that_formats_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def flipped(folder: Path, name: str) -> None:
+    """Flips the last bit of one number of a tensor."""
+    weights = load_file(folder / "model.safetensors")
+    words = torch.int16 if weights[name].element_size() == 2 else torch.int32
+    weights[name].view(words).view(-1)[7] ^= 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_check_takes_what_is_equal_after_rounding_for_equal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: torch.dtype
+) -> None:
     one = write_model(tmp_path / "one", VARIANTS[0])
+    other = write_model(tmp_path / "other", VARIANTS[0], dtype=dtype)
+    capsys.readouterr()
+    name = str(dtype).removeprefix("torch.")
+    for pair in ((one, other), (other, one)):
+        assert run(["convert", "check", *map(str, pair)]) == 0
+        said = f"15 tensors compared, 15 tensors equal after rounding to {name}, 0 differences\n"
+        assert capsys.readouterr().out == said
+    flipped(other, "model.layers.1.self_attn.k_proj.weight")
+    assert run(["convert", "check", str(one), str(other)]) == EXIT_BAD_DATA
+    told = capsys.readouterr().out
+    assert told.startswith(
+        f"decoder.layers.1.self_attention.linear_qkv.weight: formats float32 and {name}, after rounding to {name} 1 of "
+        "4,608 numbers differ, by up to "
+    )
+    assert told.endswith(f"15 tensors compared, 14 tensors equal after rounding to {name}, 1 differences\n")
+
+
+def test_check_tells_formats_of_which_neither_holds_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write_model(tmp_path / "one", VARIANTS[0], dtype=torch.float16)
     other = write_model(tmp_path / "other", VARIANTS[0], dtype=torch.bfloat16)
     assert run(["convert", "check", str(one), str(other)]) == EXIT_BAD_DATA
-    assert "formats torch.float32 and torch.bfloat16, largest difference " in capsys.readouterr().out
+    assert "formats float16 and bfloat16, largest difference " in capsys.readouterr().out

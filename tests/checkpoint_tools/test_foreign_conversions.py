@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import conversion_jobs
+import pytest
 import torch
-from hugging_face_models import Variant, weights_of, write_model
+from hugging_face_models import VARIANTS, VOCAB_SIZE, Variant, weights_of, write_model, write_tokenizer
 from pool import Pool
 from safetensors.torch import save_file
 
@@ -42,16 +45,69 @@ def test_a_conversion_tells_what_it_passes_over_and_one_line_of_what_transformer
     assert len(left.err.splitlines()) == 1
 
 
-def test_transformers_says_nothing_of_its_own(pool: Pool, tmp_path: Path) -> None:
-    """A proof builds small models, for which the ids of special tokens would be too large."""
-    ids = {"bos_token_id": 98765, "eos_token_id": [98766, 98767], "pad_token_id": -1}
-    folder = write_model(tmp_path / "given", Variant("given", "llama", {}))
+IDS = {"bos_token_id": 98765, "eos_token_id": [98766, 98767], "pad_token_id": -1}
+"""Those of a large vocabulary, and the `pad_token_id` of some published models."""
+SPEAKING = (
+    "llama-gqa",
+    "qwen2-tied",
+    "qwen3-moe",
+    "deepseek-v2-lite",
+    "gemma-2",
+    "gemma-3",
+    "gpt-2",
+    "olmo2",
+    "mixtral",
+)
+
+
+def with_ids(folder: Path, variant: Variant) -> Path:
+    """A model with a tokenizer, and ids of special tokens that are beyond its vocabulary."""
+    write_model(folder, variant._replace(changes={**variant.changes, "vocab_size": VOCAB_SIZE}))
+    write_tokenizer(folder)
     path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **ids}))
-    checkpoint = tmp_path / "run" / "checkpoints" / "step_0000000"
-    for arguments in (["from-hf", str(folder), str(tmp_path / "run")], ["to-hf", str(checkpoint), str(tmp_path / "o")]):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **IDS}))
+    (folder / "generation_config.json").write_text(json.dumps({**IDS, "do_sample": True, "top_p": 0.8}))
+    return folder
+
+
+def verbs(folder: Path) -> list[list[str]]:
+    """The commands that read or write a model with the help of transformers, one after the other."""
+    given, run, out = (str(folder / name) for name in ("given", "run", "out"))
+    checkpoint = f"{run}/checkpoints/step_0000000"
+    return [
+        ["from-hf", given, run],
+        ["average", checkpoint, checkpoint, str(folder / "mean")],
+        ["to-hf", checkpoint, out, "--dtype", "bf16", "--sample", "the quick"],
+        ["check", checkpoint, out],
+    ]
+
+
+@pytest.mark.parametrize("name", SPEAKING)
+def test_transformers_says_nothing_of_its_own(pool: Pool, tmp_path: Path, name: str) -> None:
+    """A proof builds small models, for which the ids of special tokens would be too large."""
+    with_ids(tmp_path / "given", next(variant for variant in VARIANTS if variant.name == name))
+    for arguments in verbs(tmp_path):
         assert pool.run(conversion_jobs.warnings_of_transformers, 1, ["convert", *arguments]) == [[]]
-    assert json.loads((tmp_path / "o" / "config.json").read_text())["eos_token_id"] == [98766, 98767]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == [98766, 98767]
+
+
+def test_transformers_says_what_is_wrong_with_a_model(pool: Pool, tmp_path: Path) -> None:
+    """Only what means nothing is held back: a stretching that does not fit the lengths of the model may be wrong."""
+    with_ids(tmp_path / "given", next(variant for variant in VARIANTS if variant.name == "llama-yarn"))
+    arguments = ["convert", "from-hf", str(tmp_path / "given"), str(tmp_path / "run")]
+    [said] = pool.run(conversion_jobs.warnings_of_transformers, 1, arguments)
+    assert len(said) == 1
+    assert "explicitly set RoPE scaling factor (config.rope_parameters['factor'] = 4.0) does not match" in said[0]
+
+
+def test_a_new_process_writes_nothing_else_to_its_error_output(tmp_path: Path) -> None:
+    """Neither transformers, nor torch and Megatron, which warn as they are loaded."""
+    with_ids(tmp_path / "given", next(variant for variant in VARIANTS if variant.name == "qwen3-moe"))
+    from_hf, _, to_hf, _ = verbs(tmp_path)
+    for arguments in (from_hf, to_hf):
+        command = [sys.executable, "-m", "harness.cli", "convert", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+        assert (done.returncode, done.stderr) == (0, ""), arguments
 
 
 def test_settings_of_generation_that_are_damaged_do_not_reach_the_judge(pool: Pool, tmp_path: Path) -> None:

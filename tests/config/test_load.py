@@ -271,3 +271,42 @@ def test_arbitrary_values_in_right_places_raise_nothing_but_config_error(locatio
 @given(st.text(), st.text())
 def test_arbitrary_overrides_raise_nothing_but_config_error(first: str, second: str) -> None:
     never_fails_otherwise(SMALL.encode(), first, second, f"run.{first}={second}", f"phases.0.{second}={first}")
+
+
+TO_FILL_IN = "is still to be filled in; write a value in place of FILL_IN"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where"),
+    [
+        ("{path: data/en}", "{path: FILL_IN}", "c.yaml:12:16: data.channels.en.path"),
+        ("{path: data/en}", "{path: 'FILL_IN'}", "c.yaml:12:16: data.channels.en.path"),
+        ("train_steps: 100", "train_steps: FILL_IN", "c.yaml:15:18: phases.0.train_steps"),
+        ("blend: {zh: 2, en: 1}", "blend: {zh: 2, en: FILL_IN}", "c.yaml:18:24: phases.0.blend.en"),
+        ("    zh: {path: data/zh}\n", "    zh: FILL_IN\n", "c.yaml:11:9: data.channels.zh"),
+        ("learning_rate: 3e-4", "learning_rate: FILL_IN", "c.yaml:20:18: optimizer.learning_rate"),
+    ],
+)
+def test_a_placeholder_is_told_by_its_key(tmp_path: Path, old: str, new: str, where: str) -> None:
+    """Also where any text would be allowed."""
+    assert problems(write(tmp_path, changed(old, new))) == [f"{where}: {TO_FILL_IN}"]
+
+
+def test_an_override_fills_in_a_placeholder(tmp_path: Path) -> None:
+    path = write(tmp_path, changed("{path: data/en}", "{path: FILL_IN}").replace("3e-4", "FILL_IN"))
+    given = ("data.channels.en.path=there", "optimizer.learning_rate=1e-3")
+    config = load_config(path, given)
+    assert (config.data.channels["en"].path, config.optimizer.learning_rate) == (Path("there"), 1e-3)
+    assert load_config(path, (given[1], "data.channels={zh: {path: a}, en: {path: b}}")).data.channels[
+        "zh"
+    ].path == Path("a")
+    assert problems(path, given[0]) == [f"c.yaml:20:18: optimizer.learning_rate: {TO_FILL_IN}"]
+    assert problems(path, given[0], "optimizer.learning_rate=FILL_IN") == [
+        f"--set optimizer.learning_rate=FILL_IN: optimizer.learning_rate: {TO_FILL_IN}"
+    ]
+
+
+def test_an_override_leaves_a_file_with_two_equal_keys_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, changed("  learning_rate: 3e-4", "  learning_rate: 1\n  learning_rate: FILL_IN"))
+    [told] = problems(path, "optimizer.learning_rate=1e-3")
+    assert "optimizer.learning_rate: given twice" in told

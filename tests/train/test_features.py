@@ -136,6 +136,15 @@ def test_bf16_stays_close_to_fp32(grid: Grid, take_steps: TakeSteps) -> None:
     assert found != exact
 
 
+@pytest.mark.parametrize("grid", [Grid(), TP2, Grid(pp=2)], ids=["one-rank", "tp2", "pp2"])
+def test_learned_positions_in_bf16_stay_close_to_fp32(grid: Grid, take_steps: TakeSteps) -> None:
+    """LayerNorm takes numbers of its weights' format only, so the positions must have that of the embedding."""
+    changes = {**LEARNED_POSITIONS, "model.normalization": "LayerNorm"}
+    found, exact = take_steps(grid, {**changes, "precision.dtype": "bf16"}), take_steps(Grid(), changes)
+    assert [loss for loss, _ in found] == pytest.approx([loss for loss, _ in exact], rel=1e-3)
+    assert found != exact
+
+
 def test_clipping_binds(take_steps: TakeSteps) -> None:
     """The reported norm is that before clipping; what is learnt is not."""
     free, clipped = take_steps(Grid(), {"optimizer.clip_grad": 0.0}), take_steps(Grid(), {"optimizer.clip_grad": 1e-6})
