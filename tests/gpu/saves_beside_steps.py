@@ -1,22 +1,25 @@
-"""Saves of one state in the middle of a run, and what training waits for meanwhile."""
+"""Saves of one state in the middle of a run, and what training waits for meanwhile.
+
+    python tests/gpu/saves_beside_steps.py CONFIG FOLDER        leaves the saves in FOLDER, and `saves.json`
+
+A program of its own, because libraries warn when they are loaded.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from harness.checkpoint.loading import mcore as checkpoint_files
-from harness.config.schema import Config
-from harness.run.paths import RunDir
-from harness.train.run import Run
-from harness.train.saving.snapshots import live
-from harness.train.start.opening import open_run
-from harness.train.state import TrainState
-from harness.train.steps.step import take_step
-from harness.train.world import World
+if TYPE_CHECKING:
+    from harness.config.schema import Config
+    from harness.train.run import Run
+    from harness.train.state import TrainState
 
 WAITED, BESIDE, AGAIN = "waited", "beside", "again"
 STEPS_BETWEEN = 4
@@ -40,7 +43,13 @@ class Saves:
 
 
 def save_while_training(config: Config, folder: Path, device: torch.device) -> Saves:
-    """Trains on one device, saves the same state twice, and goes on at once. The folders of the saves are in `folder`."""
+    """Trains on one device, saves the same state twice, and goes on at once; the saves are in `folder`."""
+    from harness.checkpoint.loading import mcore as checkpoint_files
+    from harness.run.paths import RunDir
+    from harness.train.saving.snapshots import live
+    from harness.train.start.opening import open_run
+    from harness.train.world import World
+
     world = World(rank=0, size=1, device=device, init_method=f"file://{folder}/rendezvous")
     with open_run(config, RunDir(folder / "run"), "never", world) as (run, state):
         for name in (WAITED, BESIDE, AGAIN):
@@ -73,6 +82,8 @@ def save_while_training(config: Config, folder: Path, device: torch.device) -> S
 
 
 def _steps(run: Run, state: TrainState, num_steps: int) -> tuple[TrainState, list[float]]:
+    from harness.train.steps.step import take_step
+
     seconds = []
     for _ in range(num_steps):
         result = take_step(run, state)
@@ -84,3 +95,15 @@ def _steps(run: Run, state: TrainState, num_steps: int) -> tuple[TrainState, lis
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def main(config: str, folder: str) -> None:
+    from harness.config.load import load_config
+
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    saves = save_while_training(load_config(Path(config)), Path(folder), device)
+    (Path(folder) / "saves.json").write_text(json.dumps(asdict(saves)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

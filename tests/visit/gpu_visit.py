@@ -3,9 +3,9 @@
     PYTHON tests/visit/gpu_visit.py [bench|tests|long|saves|all]       (`make gpu`, `make gpu PART=bench`)
 
 It takes the Python that runs it, with its torch, and changes nothing in it. It needs nothing else: no index if
-`.gpu/wheels` has been carried along (`make gpu-wheels`), and no terminal. On one H100 `bench`, `tests`, `long` and `saves`
-end within six minutes each; a part that hangs is ended at its limit, and the rest goes on. Results are in `.gpu/results`,
-or where `$OUT` says.
+`.gpu/wheels` has been carried along (`make gpu-wheels`), and no terminal. On one H100 `bench`, `tests`, `long` and
+`saves` end within six minutes each; a part that hangs is ended at its limit, and the rest goes on. Results are in
+`.gpu/results`, or where `$OUT` says.
 """
 
 from __future__ import annotations
