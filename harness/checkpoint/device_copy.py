@@ -68,7 +68,7 @@ class CopyDevice(Protocol):
 
 
 class Places(NamedTuple):
-    """Where tensors lie in one memory."""
+    """Places of tensors in one memory."""
 
     begins: tuple[int, ...]
     num_bytes: int

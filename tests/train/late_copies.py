@@ -22,15 +22,19 @@ def train_late(
 
     Its writers read slowly: many steps are taken meanwhile, and memory that was used again too early would be seen.
 
-    The parts that may be lacking are "hold" (training waits before an update), and "word" (the writer waits for the
-    copy).
+    The parts that may be lacking are "hold" (training waits before an update), "word" (the writer waits for the copy),
+    "process" (to write in), and "memory" (of the host, for the first copy).
     """
+    import errno
+    import mmap
+    import os
     import time
-    from unittest.mock import patch
+    from unittest.mock import Mock, patch
 
     import worlds
     from late_device import LateDevice
 
+    from harness.checkpoint import device_copy
     from harness.checkpoint.device_copy import DeviceCopy
     from harness.checkpoint.go_ahead import GoAhead
     from harness.checkpoint.saving.files import mcore as files
@@ -51,6 +55,13 @@ def train_late(
             patches.enter_context(patch.object(DeviceCopy, "hold", lambda _: None))
         if lacking == "word":
             patches.enter_context(patch.object(GoAhead, "is_given", lambda _: True))
+        if lacking == "process":
+            refusal = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            patches.enter_context(patch.object(os, "fork", side_effect=refusal))
+        if lacking == "memory":
+            outcomes = [OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), mmap.mmap(-1, 2**23)]
+            its_mmap = Mock(mmap=Mock(side_effect=outcomes), PAGESIZE=mmap.PAGESIZE)
+            patches.enter_context(patch.object(device_copy, "mmap", its_mmap))
         if rollback is None:
             code = worlds.train(rank, world_size, init_method, config, run_dir, "never")
         else:

@@ -96,6 +96,26 @@ def test_where_training_waits_for_the_copy_it_says_so(
     assert reason in event["reason"]
 
 
+def test_without_a_process_training_waits_for_the_copy_and_writes(pool: Pool, corpus: Path, tmp_path: Path) -> None:
+    settings = {"run.stop_at_step": 2, "checkpoint.save_every_steps": 1}
+    waited, late = tmp_path / "waited", tmp_path / "late"
+    launch(pool, small_config(corpus, Grid(), settings), waited)
+    pool.run(train_late, 1, small_config(corpus, Grid(), settings | ASYNC), late, "process")
+    assert not differs(waited, late, 1)
+    assert [event["reason"] for event in events(late, "save-waited")] == ["Resource temporarily unavailable"]
+
+
+def test_without_memory_that_save_fails_and_training_goes_on(pool: Pool, corpus: Path, tmp_path: Path) -> None:
+    settings = {"run.stop_at_step": 4, "checkpoint.save_every_steps": 2}
+    waited, late = tmp_path / "waited", tmp_path / "late"
+    launch(pool, small_config(corpus, Grid(dp=2), settings), waited)
+    pool.run(train_late, 2, small_config(corpus, Grid(dp=2), settings | ASYNC), late, "memory")
+    (event,) = events(late, "save-failed")
+    assert event["step"] == 2
+    assert "rank 1: Cannot allocate memory" in event["reason"]
+    assert not differs(waited, late, 4)
+
+
 def test_a_rollback_waits_for_the_copy(pool: Pool, corpus: Path, tmp_path: Path) -> None:
     settings = EVERY_STEP | ASYNC
     rollback = (3, {"to_step": 1, "reason": "a test"})
