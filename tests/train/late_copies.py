@@ -68,3 +68,37 @@ def train_late(
             code = worlds.train_and_return(rank, world_size, init_method, config, run_dir, *rollback)
     assert code == 0
     return late.asked
+
+
+def begin_twice(rank: int, world_size: int, init_method: str, config: Config, run_dir: Path) -> tuple[str, str]:
+    """Begin a save before the one before is finished, and once it is; the errors."""
+    from unittest.mock import patch
+
+    import torch
+    from late_device import LateDevice
+
+    from harness.checkpoint.device_copy import DeviceCopy
+    from harness.run.paths import RunDir
+    from harness.train.start import opening
+    from harness.train.steps.step import take_step
+    from harness.train.world import World
+
+    world = World(rank=rank, size=world_size, device=torch.device("cpu"), init_method=init_method)
+    errors = []
+    with (
+        patch.object(opening, "copy_from", lambda _: DeviceCopy(LateDevice(late_s=0.0))),
+        opening.open_run(config, RunDir(run_dir), "never", world) as (run, state),
+    ):
+        take_step(run, state)
+        for name in ("first", "second"):
+            (run_dir / name).mkdir()
+        first = run.saver.begin(run_dir / "first")
+        for is_finished in (False, True):
+            if is_finished:
+                first.finish()
+            try:
+                run.saver.begin(run_dir / "second").finish()
+                errors.append("")
+            except AssertionError as error:
+                errors.append(str(error))
+    return errors[0], errors[1]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import worlds
-from late_copies import train_late
+from late_copies import begin_twice, train_late
 from pool import Pool
 from small_run import Grid, column, launch, small_config
 
@@ -114,6 +114,12 @@ def test_without_memory_that_save_fails_and_training_goes_on(pool: Pool, corpus:
     assert event["step"] == 2
     assert "rank 1: Cannot allocate memory" in event["reason"]
     assert not differs(waited, late, 4)
+
+
+def test_memory_that_a_writer_reads_is_not_used_again(pool: Pool, corpus: Path, tmp_path: Path) -> None:
+    ((early, late),) = pool.run(begin_twice, 1, small_config(corpus, Grid(), {}), tmp_path)
+    assert early == "the save before was not finished, and this one would use its memory"
+    assert late == ""
 
 
 def test_a_rollback_waits_for_the_copy(pool: Pool, corpus: Path, tmp_path: Path) -> None:

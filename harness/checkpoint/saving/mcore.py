@@ -90,6 +90,7 @@ class Saver:
         self._chunks, self._optimizer, self._copy = chunks, optimizer, copy
         self._strategy = _Strategy()
         self._writers: Writers | None = None
+        self._is_copy_in_use = False
         self._staged_bytes = 0
         """Bytes of optimizer state that other replicas give to this rank to write, with its own share of the same."""
 
@@ -109,6 +110,7 @@ class Saver:
         writes if that can see it: not if it is on a GPU. There the state is being copied when the method returns, and
         `before_update` must be called before the next update.
         """
+        assert not self._is_copy_in_use, "the save before was not finished, and this one would use its memory"
         complete_parameters(self._chunks)
         is_first = self._writers is None
         if self._writers is None:
@@ -123,10 +125,12 @@ class Saver:
 
         def conclude() -> Records:
             self.before_update()
+            self._is_copy_in_use = False
             return self._strategy.conclude(directory, results.records)
 
         copied = None if self._copy is None else partial(copied_buckets, copy=self._copy)
         writing = Writing(request, results, conclude, beside=beside, copied=copied)
+        self._is_copy_in_use = copied is not None
         self._strategy.let_go()
         return writing
 
