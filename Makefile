@@ -10,8 +10,8 @@
 #                 part that CI runs)
 #   make monitoring-deps  installs Prometheus, with which tests hold docs/monitoring; without it they are skipped
 #   make check    style, types, layers, and whether docs/reference fits the code (python -m docs.generate writes it)
-#   make gpu      benchmark and tests on the GPU of this machine, with the torch of PYTHON, within 18 minutes
-#                 (PART=bench, tests or long: within six); make gpu-wheels fetches what a machine without an index lacks
+#   make gpu      benchmark and tests on the GPU of this machine, with the torch of PYTHON, within 24 minutes
+#                 (PART=bench, tests, long or saves: within six); make gpu-wheels fetches what a machine without an index lacks
 #   make gpu-dry  all of that on a pretended GPU, which computes nothing; see docs/gpu.md
 #   make bench    how fast, against named peers, measured in one run
 #

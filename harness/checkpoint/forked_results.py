@@ -10,6 +10,7 @@ import multiprocessing
 import queue
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from harness.checkpoint.counted import Records
+from harness.checkpoint.go_ahead import GoAhead
 from harness.checkpoint.stillness import Stillness
 
 MAX_FORKS = 3
@@ -52,8 +54,11 @@ class ForkedResults:
         self._sending: Connection | None = None
         """Only in the writer's process."""
 
-    def fork(self, write: Callable[[], None]) -> BaseProcess:
+    def fork(self, write: Callable[[], None], after: Callable[[], None] | None = None) -> BaseProcess:
         """Fork a process that calls `write`, which puts its result here. Returns when the process has begun.
+
+        With `after`, the process writes once that has returned, which is called here, in a thread: the process may not
+        touch a GPU.
 
         A fork can fail to begin. Python 3.11 waits in it for a lock of the interpreter that a thread of a communication
         library may have held at that moment, and that is never released there. It is killed, and another one is forked.
@@ -61,11 +66,16 @@ class ForkedResults:
         Raises:
             OSError: No process or no pipe is available. Then `write` may run in this process.
         """
-        for _ in range(MAX_FORKS):
-            process = self._forked(write)
-            if process is not None:
-                return process
-        raise OSError(errno.EDEADLK, f"{MAX_FORKS} forked processes did not begin within {BEGINS_WITHIN_S:.0f} s")
+        if after is None:
+            return self._begun(write)
+        go_ahead = GoAhead()
+        try:
+            process = self._begun(partial(self._write_after, go_ahead, write))
+        except OSError:
+            go_ahead.drop()
+            raise
+        go_ahead.give_after(after)
+        return process
 
     def put(self, value: Any, records: Records) -> None:  # noqa: ANN401 (Megatron's type)
         """Add a result, with the records of the files. The writer calls this."""
@@ -97,6 +107,20 @@ class ForkedResults:
         if self._receiving is not None:
             self._received.extend(_result_of(process, self._receiving))
         process.join()
+
+    def _begun(self, write: Callable[[], None]) -> BaseProcess:
+        """Return a process that has begun, or died."""
+        for _ in range(MAX_FORKS):
+            process = self._forked(write)
+            if process is not None:
+                return process
+        raise OSError(errno.EDEADLK, f"{MAX_FORKS} forked processes did not begin within {BEGINS_WITHIN_S:.0f} s")
+
+    def _write_after(self, go_ahead: GoAhead, write: Callable[[], None]) -> None:
+        if go_ahead.is_given():
+            write()
+        else:
+            self.put(OSError(errno.EIO, "the copy of the state from the device failed"), {})
 
     def _forked(self, write: Callable[[], None]) -> BaseProcess | None:
         """Return a process that has begun, or died; None if it did not begin."""

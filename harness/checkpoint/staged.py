@@ -56,7 +56,19 @@ def writers_of(own: Mapping[State, bool], group: collectives.Group) -> Writers:
     return {state: [rank for rank, row in enumerate(rows_DN) if row[number]] for number, state in enumerate(own)}
 
 
-def staged_state(optimizer: Any, writers: Writers) -> dict[Any, Any]:  # noqa: ANN401 (Megatron has no types)
+def staged_bytes(writers: Writers, group: collectives.Group) -> int:
+    """Return the bytes that `staged_state` puts together for this rank: none if it has the whole state."""
+    if group.size() == 1:
+        return 0
+    return sum(4 * parameter.numel() for (parameter, _), ranks in writers.items() if group.rank() in ranks)
+
+
+def staged_state(
+    optimizer: Any,  # noqa: ANN401 (Megatron has no types)
+    writers: Writers,
+    *,
+    leave_on_device: bool = False,
+) -> dict[Any, Any]:
     """Return the result of `DistributedOptimizer.get_parameter_state_dp_zero`, with numbers only of what a rank writes.
 
     Every rank of the optimizer's group must call it. Without writers nothing is exchanged.
@@ -64,7 +76,8 @@ def staged_state(optimizer: Any, writers: Writers) -> dict[Any, Any]:  # noqa: A
     Returns:
         For each buffer by its number, and its dtype: master weights ("param") and each moment of each parameter, fp32
         [elements of the parameter]. A rank that has the whole state gives the tensors that it trains with, any other
-        what lies in the host's memory. The numbers of what a rank does not write mean nothing.
+        what lies in the host's memory, or with `leave_on_device` in that of the device, without waiting for it. The
+        numbers of what a rank does not write mean nothing.
     """
     # megatron-core 0.16 knows Adam's states only, and has no name for them.
     keys = ("param", *getattr(optimizer, "optimizer_state_keys", ADAMW.states))
@@ -85,15 +98,16 @@ def staged_state(optimizer: Any, writers: Writers) -> dict[Any, Any]:  # noqa: A
                     if parameter in ranges["param_map"]
                 }
                 its_writers = {parameter: writers[parameter, key] for parameter in written}
-                for parameter, numbers in _brought_together(own, written, its_writers, bucket, optimizer):
+                place = bucket.grad_data.device if leave_on_device else torch.device("cpu")
+                for parameter, numbers in _brought_together(own, written, its_writers, bucket, optimizer, place):
                     states[key].put(buffer.param_index_map[parameter][0], numbers)
         state[number] = {dtype: {**states, "numel_unpadded": buffer.numel_unpadded}}
     return state
 
 
-def _memory(num_elements: int) -> Tensor:
-    """Return memory of the host for numbers. Before somebody writes them it takes none."""
-    return torch.empty(num_elements, dtype=torch.float32, device="cpu")
+def _memory(num_elements: int, device: str | torch.device = "cpu") -> Tensor:
+    """Return memory for numbers. Before somebody writes them it takes none of the host's."""
+    return torch.empty(num_elements, dtype=torch.float32, device=device)
 
 
 def _written(key: str, buffer: Any, bucket: Any, writers: Writers) -> dict[Any, Stretch]:  # noqa: ANN401
@@ -111,8 +125,9 @@ def _brought_together(
     writers: Mapping[Tensor, Sequence[int]],
     bucket: Any,  # noqa: ANN401 (Megatron's types)
     optimizer: Any,  # noqa: ANN401
+    device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the parameters that this rank writes with one of their states: [elements].
+    """Yield the parameters that this rank writes with one of their states: [elements], on `device`.
 
     `own` has what this rank keeps of that state: the elements of each parameter in its share of the bucket.
     """
@@ -130,7 +145,7 @@ def _brought_together(
     for parameter, place in written.items():
         if group.rank() not in writers[parameter]:
             continue
-        mine[parameter] = _memory(place.end - place.begin)
+        mine[parameter] = _memory(place.end - place.begin, device)
         for rank, piece in pieces_of(place, share):
             taken[rank].append(mine[parameter][piece.begin : piece.end])
     _exchange(given, taken, group, bucket.grad_data.device)

@@ -10,6 +10,9 @@ from typing import Any
 from harness.checkpoint.counted import Records
 from harness.checkpoint.forked_results import ForkedResults
 
+Copied = Callable[[Any], tuple[Any, Callable[[], None]]]
+"""Begins to copy what is to be written; returns the copies, and a function that waits until they are complete."""
+
 
 class Writing:
     """A checkpoint that is being written."""
@@ -21,8 +24,12 @@ class Writing:
         conclude: Callable[[], Records],
         *,
         beside: bool,
+        copied: Copied | None = None,
     ) -> None:
-        """Start the writing of Megatron's request, or without `beside` write it. All ranks then run `conclude`."""
+        """Start the writing of Megatron's request, or without `beside` write it. All ranks then run `conclude`.
+
+        On a GPU, `copied` begins the copy of what is written to the host's memory.
+        """
         self._results, self._conclude = results, conclude
         self._process: BaseProcess | None = None
         self.not_beside: str | None = None
@@ -31,17 +38,22 @@ class Writing:
             results.put_measured()
             return
         arguments = list(request.async_fn_args)
-        if request.preload_fn:
-            arguments[1] = request.preload_fn()  # from the GPU; on the CPU the fork itself is the copy
+        wait = None
+        if copied is not None:
+            try:
+                arguments[1], wait = copied(arguments[1])
+            except OSError as error:  # no memory: as if the disk had none, so that all ranks hear of it
+                results.put(error, {})
+                return
         write = partial(request.async_fn, *arguments, **request.async_fn_kwargs)
         if not beside:
-            write()
+            _write_now(write, wait)
             return
         try:
-            self._process = results.fork(write)
+            self._process = results.fork(write, wait)
         except OSError as error:  # no process or no memory for one: training waits, which is better than no save
             self.not_beside = error.strerror or str(error)
-            write()
+            _write_now(write, wait)
 
     @property
     def measured(self) -> list[float]:
@@ -70,3 +82,9 @@ class Writing:
         if self._process is not None:
             self._process.kill()
             self._process.join()
+
+
+def _write_now(write: Callable[[], None], wait: Callable[[], None] | None) -> None:
+    if wait is not None:
+        wait()
+    write()

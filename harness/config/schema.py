@@ -249,8 +249,9 @@ class CheckpointConfig(Section):
     keep_every_steps: Steps | None = None
     """With `keep_last`: keep every checkpoint whose step is a multiple of this."""
     async_save: bool = False
-    """Write checkpoints beside training, which then waits only for the copy in memory. The copy is of the whole state,
-    so each node needs room for it. Training still waits for saves on commands, at exits and in rollbacks."""
+    """Write checkpoints beside training, which then waits for no disk. A GPU copies the state into the host's memory
+    beside the next step, so each node needs room for it. Training still waits for saves on commands, at exits and in
+    rollbacks."""
     snapshot_every_steps: Steps | None = None
     """Keep the state in the memory of the host after each step that is a multiple of this, each rank its own share. A
     rollback to the checkpoint of such a step then reads no file. Make `save_every_steps` a multiple of it."""

@@ -56,17 +56,22 @@ def write_text(folder: Path) -> Path:
     return folder
 
 
-def train(
-    text: Path, run_dir: Path, changes: Mapping[str, Any] | None = None, *, on_gpu: bool = True, resume: str = "auto"
-) -> RunDir:
-    """A launch that must finish well, with `changes` by dotted name; its run directory."""
+def values_of(text: Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The configuration of a run with `changes` by dotted name."""
     values = copy.deepcopy(_VALUES)
     values["data"] = {"channels": {name: {"path": str(text / name)} for name in CHANNELS}}
     for place, value in (changes or {}).items():
         section, key = place.split(".")
         values.setdefault(section, {})[key] = value
+    return values
+
+
+def train(
+    text: Path, run_dir: Path, changes: Mapping[str, Any] | None = None, *, on_gpu: bool = True, resume: str = "auto"
+) -> RunDir:
+    """A launch that must finish well, with `changes` by dotted name; its run directory."""
     config = run_dir.with_suffix(".yaml")
-    config.write_text(yaml.safe_dump(values))
+    config.write_text(yaml.safe_dump(values_of(text, changes)))
     command = [sys.executable, "-m", "harness.cli", "train", str(config), "--run-dir", str(run_dir), "--resume", resume]
     environment = dict(os.environ) if on_gpu else {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False)

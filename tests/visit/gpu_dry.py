@@ -1,6 +1,6 @@
 """The visit of `gpu_visit.py` on a pretended GPU, in an environment as bare as that of the real machine.
 
-    PYTHON tests/visit/gpu_dry.py [bench|tests|long|all]         (`make gpu-dry`)
+    PYTHON tests/visit/gpu_dry.py [bench|tests|long|saves|all]         (`make gpu-dry`)
 
 It needs a Python whose torch is a build with CUDA: the one that runs this, or the one that `GPU_PYTHON` names, or
 `.venv-gpu`, which is made if need be.

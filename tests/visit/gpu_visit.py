@@ -1,11 +1,11 @@
 """One visit to a machine with a GPU: installs what is missing, measures, tests, and writes results as it goes.
 
-    PYTHON tests/visit/gpu_visit.py [bench|tests|long|all]       (`make gpu`, `make gpu PART=bench`)
+    PYTHON tests/visit/gpu_visit.py [bench|tests|long|saves|all]       (`make gpu`, `make gpu PART=bench`)
 
 It takes the Python that runs it, with its torch, and changes nothing in it. It needs nothing else: no index if
-`.gpu/wheels` has been carried along (`make gpu-wheels`), and no terminal. On one H100 `bench`, `tests` and `long` end
-within six minutes each; a part that hangs is ended at its limit, and the rest goes on. Results are in `.gpu/results`,
-or where `$OUT` says.
+`.gpu/wheels` has been carried along (`make gpu-wheels`), and no terminal. On one H100 `bench`, `tests`, `long` and
+`saves` end within six minutes each; a part that hangs is ended at its limit, and the rest goes on. Results are in
+`.gpu/results`, or where `$OUT` says.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from limited import Part, run_parts, summary_text
 
 FIGURES = "bench.jsonl"
 CALL_LIMIT_S = 350.0
-"""Of `bench`, of `tests`, and of `long`; what is installed before is counted in."""
+"""Of `bench`, of `tests`, of `long`, and of `saves`; what is installed before is counted in."""
 SECONDS_TO_PROFILE = 40.0
 """From the end of the timed steps to the end of the benchmark: two steps, one of them profiled."""
 
@@ -38,7 +38,7 @@ print(json.dumps({"torch": torch.__version__, "gpu": gpu}))
 
 
 def parts_of(what: str, out: Path, times: float) -> list[Part]:
-    """Return the parts of `bench`, `tests`, `long` or `all`, their limits multiplied."""
+    """Return the parts of `bench`, `tests`, `long`, `saves` or `all`, their limits multiplied."""
 
     def part(name: str, limit_s: float, *arguments: str) -> Part:
         return Part(name=name, limit_s=times * limit_s, command=(sys.executable, *arguments))
@@ -48,15 +48,17 @@ def parts_of(what: str, out: Path, times: float) -> list[Part]:
         options = ("--model", model, "--seconds", seconds, "--json", str(out / FIGURES))
         return part(model, limit_s, "-m", "benchmarks.gpu", *options)
 
-    def tests(name: str, limit_s: float, file: str) -> Part:
+    def tests(name: str, limit_s: float, file: str, *options: str) -> Part:
         plugins = ("-p", "pytest_timeout", "-p", "no:cacheprovider", f"--timeout={times * limit_s:.0f}")
-        return part(name, limit_s, "-m", "pytest", *plugins, "-rs", "-m", "gpu", f"tests/gpu/{file}")
+        return part(name, limit_s, "-m", "pytest", *plugins, "-rs", *options, "-m", "gpu", f"tests/gpu/{file}")
 
     machine = part("machine", 20, "-m", "benchmarks.measured_machine")
     benches = [bench("llama3.2-1b", 145), bench("llama3-8b-8-layers", 180)]
     tested = [tests("kernels", 110, "test_gpu_kernels.py"), tests("runs", 230, "test_gpu_runs.py")]
     long = [tests("long-samples", 130, "test_gpu_long_samples.py"), bench("llama3.2-1b-32k", 150)]
-    of = {"bench": benches, "tests": tested, "long": long, "all": [*benches, *tested, *long]}
+    saves = [tests("saves", 150, "test_gpu_saves.py", "-s")]  # it writes what training is stalled for
+    of = {"bench": benches, "tests": tested, "long": long, "saves": saves}
+    of["all"] = [each for parts in list(of.values()) for each in parts]
     return [machine, *of[what]]
 
 
@@ -121,7 +123,7 @@ def visit(what: str, out: Path, wheels: Path, times: float) -> int:
         out / f"summary_{what}.json",
         about={"gpu": found["gpu"], "torch": found["torch"], "preparation_s": round(taken, 1)},
         environment=environment_with(site),
-        limit_s=times * CALL_LIMIT_S * (3 if what == "all" else 1) - taken,
+        limit_s=times * CALL_LIMIT_S * (4 if what == "all" else 1) - taken,
     )
     sys.stdout.write(f"\n{found['gpu']}, {time.monotonic() - begun:.0f} s in all\n{summary_text(outcomes)}\n")
     if found["gpu"].startswith("pretended"):
@@ -132,7 +134,7 @@ def visit(what: str, out: Path, wheels: Path, times: float) -> int:
 def main(arguments: Sequence[str]) -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Benchmark and tests on the GPU of this machine.")
-    parser.add_argument("what", nargs="?", choices=["bench", "tests", "long", "all"], default="all")
+    parser.add_argument("what", nargs="?", choices=["bench", "tests", "long", "saves", "all"], default="all")
     parser.add_argument("--out", type=Path, default=os.environ.get("OUT") or ROOT / ".gpu" / "results")
     parser.add_argument(
         "--wheels", type=Path, default=gpu_packages.WHEELS, help="used, without an index, if it is there"

@@ -15,7 +15,7 @@ from gpu_packages import ROOT
 from gpu_visit import CALL_LIMIT_S, environment_with, look, main, parts_of
 
 
-@pytest.mark.parametrize("what", ["bench", "tests", "long"])
+@pytest.mark.parametrize("what", ["bench", "tests", "long", "saves"])
 def test_each_call_ends_within_six_minutes(what: str, tmp_path: Path) -> None:
     assert CALL_LIMIT_S < 360
     assert sum(part.limit_s for part in parts_of(what, tmp_path, 1.0)) <= CALL_LIMIT_S + 10
@@ -31,6 +31,7 @@ def test_the_parts_of_all_are_those_of_each(tmp_path: Path) -> None:
         "runs",
         "long-samples",
         "llama3.2-1b-32k",
+        "saves",
     ]
 
 

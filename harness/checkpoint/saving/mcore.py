@@ -22,9 +22,10 @@ import torch.distributed as dist
 
 from harness.checkpoint.causes import DISK_ERRORS, cause
 from harness.checkpoint.counted import Records
+from harness.checkpoint.device_copy import DeviceCopy
 from harness.checkpoint.joint_records import at_rank_0
-from harness.checkpoint.saving.files.mcore import Planner, Writer, new_results
-from harness.checkpoint.staged import State, Writers, writers_of
+from harness.checkpoint.saving.files.mcore import Planner, Writer, copied_buckets, new_results
+from harness.checkpoint.staged import State, Writers, staged_bytes, writers_of
 from harness.checkpoint.state.mcore import (
     HAS_COMMON_FILE,
     SHARDING,
@@ -79,10 +80,19 @@ _FORMAT = ("torch_dist", 1)
 class Saver:
     """Saves the state of one model and its optimizer, under one layout. Every rank has one, and calls it together."""
 
-    def __init__(self, chunks: list[Any], optimizer: Any) -> None:  # noqa: ANN401 (Megatron's types)
-        self._chunks, self._optimizer = chunks, optimizer
+    def __init__(
+        self,
+        chunks: list[Any],
+        optimizer: Any,  # noqa: ANN401 (Megatron's types)
+        copy: DeviceCopy | None = None,
+    ) -> None:
+        """Give `copy` if the state is on a GPU."""
+        self._chunks, self._optimizer, self._copy = chunks, optimizer, copy
         self._strategy = _Strategy()
         self._writers: Writers | None = None
+        self._is_copy_in_use = False
+        self._staged_bytes = 0
+        """Bytes of optimizer state that other replicas give to this rank to write, with its own share of the same."""
 
     def begin(
         self,
@@ -97,8 +107,10 @@ class Saver:
         Every rank must call it, and then `finish` what it returns. The directory must be empty, and on a file system
         that all ranks share. Another process of each rank writes, and training may go on; with `beside=False` this
         process writes, before the method returns. `measure` is called on the state that is written, by the process that
-        writes if that can see it: not if it is on a GPU.
+        writes if that can see it: not if it is on a GPU. There the state is being copied when the method returns, and
+        `before_update` must be called before the next update.
         """
+        assert not self._is_copy_in_use, "the save before was not finished, and this one would use its memory"
         complete_parameters(self._chunks)
         is_first = self._writers is None
         if self._writers is None:
@@ -106,16 +118,31 @@ class Saver:
         if _device().type != "cpu":
             measure = partial(list, measure())
         results = new_results(measure, with_sha256=with_sha256)
-        with staging_for(self._writers):
+        leave_on_device = self._copy is not None and self._copy.leaves_on_device(self._staged_bytes)
+        with staging_for(self._writers, leave_on_device=leave_on_device):
             state = whole_state(self._chunks, self._optimizer, is_loading=False)
         request = self._strategy.request(state, directory, is_first=is_first)
 
         def conclude() -> Records:
+            self.before_update()
+            self._is_copy_in_use = False
             return self._strategy.conclude(directory, results.records)
 
-        writing = Writing(request, results, conclude, beside=beside)
+        copied = None if self._copy is None else partial(copied_buckets, copy=self._copy)
+        writing = Writing(request, results, conclude, beside=beside, copied=copied)
+        self._is_copy_in_use = copied is not None
         self._strategy.let_go()
         return writing
+
+    def before_update(self) -> None:
+        """Let a GPU copy what is being saved before it changes any of it. The caller does not wait."""
+        if self._copy is not None:
+            self._copy.hold()
+
+    @property
+    def waits_for_copy(self) -> str | None:
+        """Reason why training waits for the copy of its state from a GPU; None if it does not."""
+        return None if self._copy is None else self._copy.problem
 
     def _agreed_writers(self) -> Writers:
         """Return which ranks write something of each state."""
@@ -130,7 +157,9 @@ class Saver:
                 own[part][parameter, name] = any(is_main_replica(shard.replica_id) for shard in shards)
         writers: dict[Any, Any] = {}
         for part, of_part in own.items():
-            writers |= writers_of(of_part, part.data_parallel_group)
+            of_this = writers_of(of_part, part.data_parallel_group)
+            self._staged_bytes += staged_bytes(of_this, part.data_parallel_group)
+            writers |= of_this
         return writers
 
 

@@ -30,26 +30,30 @@ class _Staging:
 
     def __init__(self) -> None:
         self.writers: Writers = {}
+        self.leave_on_device = False
 
 
 _staging = _Staging()
 
 
 @contextmanager
-def staging_for(writers: Writers) -> Iterator[None]:
-    """Bring to each rank what it writes, where Megatron asks for the optimizer's state in the `with` block."""
-    _staging.writers = writers
+def staging_for(writers: Writers, *, leave_on_device: bool = False) -> Iterator[None]:
+    """Bring to each rank what it writes, where Megatron asks for the optimizer's state in the `with` block.
+
+    It comes to the host's memory, or with `leave_on_device` stays in that of the device.
+    """
+    _staging.writers, _staging.leave_on_device = writers, leave_on_device
     try:
         yield
     finally:
-        _staging.writers = {}
+        _staging.writers, _staging.leave_on_device = {}, False
 
 
 def _get_parameter_state(optimizer: Any, *arguments: Any, empty_data: bool = False, **ways: Any) -> Any:  # noqa: ANN401
     """Replace Megatron's method, except if a load needs empty tensors."""
     if empty_data:
         return _state_of_zeros(optimizer, *arguments, empty_data=True, **ways)
-    return staged_state(optimizer, _staging.writers)
+    return staged_state(optimizer, _staging.writers, leave_on_device=_staging.leave_on_device)
 
 
 replace(DistributedOptimizer, "get_parameter_state_dp_zero", _get_parameter_state)

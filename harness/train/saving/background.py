@@ -79,6 +79,9 @@ def _begin(run: Run, state: TrainState) -> TrainState:
     if writing.not_beside is not None:
         text = f"warning: no process could be started to write beside training, which waited: {writing.not_beside}"
         run.announce(text, SaveWaited(attempt=state.attempt, step=state.step, reason=writing.not_beside))
+    elif (reason := run.saver.waits_for_copy) is not None:
+        text = f"warning: training waited for the copy of its state from the GPU: {reason}"
+        run.announce(text, SaveWaited(attempt=state.attempt, step=state.step, reason=reason))
     run.in_flight.flight = Flight(
         state=state,
         partial=partial,

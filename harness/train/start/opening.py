@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from harness.checkpoint.cuda_copy import copy_from
 from harness.checkpoint.node_folder import NodeFolder
 from harness.checkpoint.saving.mcore import Saver
 from harness.config.phase_settings import in_phase, with_forgetting
@@ -336,7 +337,7 @@ def _introduced(
         milestones=Milestones.of(config, plan, phase.index),
         pipeline=pipeline,
         optimizer=optimizer,
-        saver=Saver(chunks, optimizer.megatron),
+        saver=Saver(chunks, optimizer.megatron, copy_from(device)),
         data=parts.data,
         store=store,
         inbox=links.inbox,

@@ -59,6 +59,7 @@ def take_step(run: Run, state: TrainState) -> StepResult:
     loss = mean_loss(totals)
     run.heartbeat.enter(Activity.OPTIMIZER, state.step + 1)
     if math.isfinite(loss) and math.isfinite(grad_norm):
+        run.saver.before_update()
         run.optimizer.update(rate, state.adjustment.adam_betas if state.adjustment else None)
         run.pipeline.balance_experts(sums)
     return StepResult(

@@ -28,9 +28,9 @@ def change_numbers_of_a_step(module):  # noqa: ANN001, ANN201
 
 def change_norms_of_the_state(module):  # noqa: ANN001, ANN201
     """Replace the norms of optimizer states, which a checkpoint is held against (`harness.optim.mcore`)."""
-    state_norms = module.Optimizer.state_norms
+    joint_norms = module.Optimizer.joint_norms
 
-    def equal_norms(self):  # noqa: ANN001, ANN202
-        return dict.fromkeys(state_norms(self), NORM)
+    def equal_norms(self, squares):  # noqa: ANN001, ANN202
+        return dict.fromkeys(joint_norms(self, [NORM] * len(squares)), NORM)
 
-    module.Optimizer.state_norms = equal_norms
+    module.Optimizer.joint_norms = equal_norms

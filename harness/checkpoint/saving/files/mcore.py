@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from harness.checkpoint.counted import Opener
+from harness.checkpoint.device_copy import DeviceCopy
 from harness.checkpoint.forked_results import ForkedResults
+from harness.checkpoint.storages import with_own_storage
 from harness.parallel import cpu
 from harness.parallel.megatron_changes import replace
 
@@ -49,14 +50,23 @@ class Planner(MCoreSavePlanner):  # type: ignore[misc]  # Megatron has no types
         return with_own_storage(found) if isinstance(found, Tensor) else found
 
 
-def with_own_storage(tensor: Tensor) -> Tensor:
-    """Return the same memory as a tensor whose storage has nothing else, on a CPU: torch writes whole storages."""
-    tensor = tensor.detach()
-    if tensor.device.type != "cpu" or not tensor.is_contiguous():
-        return tensor
-    begin = tensor.storage_offset() * tensor.itemsize
-    storage = tensor.untyped_storage()[begin : begin + tensor.numel() * tensor.itemsize]
-    return torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape, tensor.stride())
+def copied_buckets(buckets: Sequence[Any], copy: DeviceCopy) -> tuple[list[Any], Callable[[], None]]:
+    """Begin to copy what Megatron is to write from the device.
+
+    Returns:
+        The same with copies in the host's memory, and a function that waits until they are complete.
+
+    Raises:
+        OSError: The host has no memory for them.
+    """
+    on_device = [tensor for *_, (_, tensors) in buckets for _, tensor in tensors if copy.has(tensor)]
+    copies, wait = copy.begin(on_device)
+    left = iter(copies)
+    replaced = [
+        (path, name, (data, [(item, next(left) if copy.has(tensor) else tensor) for item, tensor in tensors]))
+        for path, name, (data, tensors) in buckets
+    ]
+    return replaced, wait
 
 
 class Writer(filesystem_async.FileSystemWriterAsync):  # type: ignore[misc]  # Megatron has no types
