@@ -29,11 +29,12 @@ from data_prep.corpus.near import choose_bands, minima
 from data_prep.text.clean_rules import PRESETS, Text, judge
 from data_prep.text.languages.identify import Identify, identifier
 from data_prep.text.languages.rules import known_languages
-from data_prep.text.scripts import UNIT, WORD, script_of
+from data_prep.text.scripts import UNIT, script_of
 from data_prep.tokenizers.extend_tokenizer import extend
 from data_prep.tokenizers.round_trip import round_trip
+from data_prep.tokenizers.saving_words import saving_words
 from data_prep.tokenizers.train_tokenizer import TrainerSettings, train
-from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
+from harness.tokenizers.tokenizer import open_tokenizer
 
 LETTERS = 900
 """Of a document; in Chinese and Japanese, and others as dense, as many as hold as much."""
@@ -147,17 +148,6 @@ def copies(texts: Documents) -> dict[str, tuple[int, int]]:
     return found
 
 
-def frequent_words(each: Sequence[str], tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Return words of a language that are not one token yet, those first that would save the most."""
-    counts = Counter(word for text in each for word in WORD.findall(text))
-    if script := script_of("\n".join(each)):
-        length = round(2 * script.per_word)
-        letters = [run for text in each for run in re.findall(f"[{script.characters}]+", text)]
-        counts = Counter(run[begin : begin + length] for run in letters for begin in range(len(run) - length + 1))
-    lengths = dict(zip(counts, map(len, tokenizer.encode_documents([f" {word}" for word in counts])), strict=True))
-    return tuple(sorted(counts, key=lambda word: counts[word] * (1 - lengths[word]))[:NEW_WORDS])
-
-
 def tokens(texts: Documents, folder: Path) -> dict[str, tuple[int, float, float]]:
     """Return for each language the characters that do not come back, and characters per token before and after."""
     file = folder / "tokenizer.json"
@@ -166,7 +156,7 @@ def tokens(texts: Documents, folder: Path) -> dict[str, tuple[int, float, float]
     original, found = open_tokenizer(file, needs_end=False), {}
     for language, each in texts.items():
         before, larger = round_trip(each, original), folder / f"{language}.json"
-        words = frequent_words(each, original)
+        words = saving_words(each, original, NEW_WORDS)
         larger.write_bytes(extend(original, words) if words else file.read_bytes())
         after = round_trip(each, open_tokenizer(larger, needs_end=False))
         lost = before.lost.total() + after.lost.total()

@@ -140,25 +140,38 @@ def inspect_tokenizer(  # noqa: PLR0913 - one argument per option
 @click.command("extend-tokenizer")
 @click.argument("tokenizer", type=click.Path(path_type=Path))
 @click.argument("inputs", metavar="[CHANNEL=]IN...", nargs=-1, required=True)
-@click.option("--words", type=click.Path(path_type=Path), required=True, help="File with a word per line.")
+@click.option("--words", type=click.Path(path_type=Path), help="File with a word per line.")
+@click.option(
+    "--find", type=click.IntRange(1, MOST_VOCABULARY), metavar="N", help="Find the N words of each IN that save most."
+)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="NAME.json or NAME.model, as TOKENIZER.")
 @click.option("--sample-characters", type=click.IntRange(1, MOST_COUNT), default=2_000_000, show_default=True)
 @TEXT_KEY
-def extend_tokenizer(
-    *, tokenizer: Path, inputs: tuple[str, ...], words: Path, output: Path, sample_characters: int, text_key: str
+def extend_tokenizer(  # noqa: PLR0913 - one argument per option
+    *,
+    tokenizer: Path,
+    inputs: tuple[str, ...],
+    words: Path | None,
+    find: int | None,
+    output: Path,
+    sample_characters: int,
+    text_key: str,
 ) -> None:
     """Add words to a tokenizer, behind its own ids, and say what that changes.
 
     \b
-    Example:
+    Examples:
       harness data extend-tokenizer tokenizer.json zh=corpus/zh en=corpus/en --words terms.txt --output extended.json
+      harness data extend-tokenizer tokenizer.json th=corpus/th km=corpus/km --find 500 --output extended.json
 
-    IN is text like what the model was trained on: words of it that are encoded in other ids afterwards are listed,
-    because the model does not know them so. Extending a vocabulary usually costs more than it gains; look at the tokens
-    saved before you pay with new embeddings.
+    IN is text like what the model was trained on, and will be: words of it that are encoded in other ids afterwards are
+    listed, because the model does not know them so. With --find, those words of each IN are added that save the most
+    tokens. Extending a vocabulary usually costs more than it gains; look at the tokens saved before you pay with new
+    embeddings.
     """
     from data_prep.text.named_inputs import draw_samples, named_inputs
     from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension, require_better
+    from data_prep.tokenizers.saving_words import saving_words
     from harness.tokenizers.document_symbols import SETTINGS_FILE
     from harness.tokenizers.tokenizer import open_tokenizer
 
@@ -167,17 +180,16 @@ def extend_tokenizer(
     if output.suffix != ending:
         raise UsageError(f"--output {output}: the name must end in {ending}, because {original.path} is of that kind.")
     _require_new(output)
-    added = _read_words(words)
+    if words is None and find is None:
+        raise UsageError("there are no words to add. Give a file with --words, or --find N.")
+    given = _read_words(words)
     samples = draw_samples(named_inputs(inputs), {}, text_key, sample_characters)
+    found = (word for each in samples.values() for word in saving_words(each, original, find or 0))
+    added = tuple(dict.fromkeys([*given, *found]))
     content = extend(original, added)
     settings = original.path.with_name(SETTINGS_FILE)
     beside = settings.read_bytes() if settings.is_file() else None  # which names the symbol that ends a document
-    with tempfile.TemporaryDirectory() as folder:  # nothing is written that has not been tried
-        file = Path(folder, output.name)
-        file.write_bytes(content)
-        if beside is not None:
-            file.with_name(SETTINGS_FILE).write_bytes(beside)
-        extended = open_tokenizer(file, needs_end=False)
+    extended = _try(output.name, content, beside)  # nothing is written that has not been tried
     reports = {name: report_on_extension(each, extended, original, added) for name, each in samples.items()}
     require_better(reports, extended, original)
     _create(output, content)
@@ -188,6 +200,19 @@ def extend_tokenizer(
     _print_added(output, added, extended, original)
     for name, report in reports.items():
         _print_extension(name, report)
+
+
+def _try(name: str, content: bytes, settings: bytes | None) -> Tokenizer:
+    """Return the tokenizer of a file that is not written yet."""
+    from harness.tokenizers.document_symbols import SETTINGS_FILE
+    from harness.tokenizers.tokenizer import open_tokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, name)
+        file.write_bytes(content)
+        if settings is not None:
+            file.with_name(SETTINGS_FILE).write_bytes(settings)
+        return open_tokenizer(file, needs_end=False)
 
 
 def _print_added(output: Path, words: Sequence[str], extended: Tokenizer, original: Tokenizer) -> None:

@@ -13,6 +13,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension, require_better, single
 from data_prep.tokenizers.round_trip import round_trip
+from data_prep.tokenizers.saving_words import saving_words
 from data_prep.verbs.tokenizer_verbs import extend_tokenizer
 from harness.errors import UsageError
 from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
@@ -235,3 +236,20 @@ def test_what_cannot_be_added(original: Tokenizer, tiktoken_file: Path) -> None:
         extend(known, ("dignity",))
     with pytest.raises(UsageError, match="not to a tiktoken file"):
         extend(open_tokenizer(tiktoken_file), WORDS)
+
+
+def test_the_command_finds_the_words_that_save_most(tmp_path: Path) -> None:
+    byte_level(tmp_path / "original.json")
+    (tmp_path / "vi.jsonl").write_text(json.dumps({"text": " ".join(["được học không"] * 4 + ["học"])}) + "\n")
+    (tmp_path / "th.jsonl").write_text(json.dumps({"text": "ประเทศไทย " * 4}) + "\n")
+    inputs, out = (f"vi={tmp_path}/vi.jsonl", f"th={tmp_path}/th.jsonl"), tmp_path / "new.json"
+    done = call(tmp_path / "original.json", *inputs, "--find", 2, "--output", out)
+    assert done.exception is None, done.exception
+    original, extended = (open_tokenizer(tmp_path / name, needs_end=False) for name in ("original.json", "new.json"))
+    assert saving_words(["được học không " * 4 + "học một"], original, 2) == ["được", "học"]
+    assert single(extended, ["được", "không", "học"]) == ("được", "học")
+    texts = [json.loads((tmp_path / name).read_text())["text"] for name in ("vi.jsonl", "th.jsonl")]
+    assert round_trip(texts, extended).tokens < 0.8 * round_trip(texts, original).tokens
+    assert saving_words(texts, extended, 100) != [] and saving_words(["once"], original, 5) == []
+    neither = call(tmp_path / "original.json", *inputs, "--output", tmp_path / "other.json").exception
+    assert isinstance(neither, UsageError) and "--words, or --find N" in str(neither)
