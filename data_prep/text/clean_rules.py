@@ -144,6 +144,8 @@ class Rule:
     """The rule also applies to code, Markdown and LaTeX."""
 
 
+_WORDS_WITH_STOP_WORDS = 50
+"""Words from which on a text has stop words by more than chance: Gopher drops shorter texts anyway."""
 _LEAST_LETTERS = 0.6
 """Share of the characters other than white space."""
 
@@ -178,7 +180,8 @@ def _no_stop_words(text: Text) -> bool | None:
 
 def has_stop_words(text: Text) -> bool:
     """Return whether a text has frequent words of one of the languages that it may be in."""
-    return any(_num_stop_words(text, rules) >= LEAST_STOP_WORDS for rules in text.language_rules)
+    least = LEAST_STOP_WORDS if text.num_words >= _WORDS_WITH_STOP_WORDS else 1
+    return any(_num_stop_words(text, rules) >= least for rules in text.language_rules)
 
 
 def _num_stop_words(text: Text, rules: LanguageRules) -> int:
