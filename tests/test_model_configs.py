@@ -65,7 +65,7 @@ def parameters_without_modules(name: str) -> ParameterCount:
 
 
 def test_every_published_model_has_a_file_and_every_file_a_test() -> None:
-    assert {path.stem for path in FILES} == {"tiny", "tiny_moe", "tiny_phases", *PUBLISHED_PARAMETERS}
+    assert {path.stem for path in FILES} == {"tiny", "tiny_moe", "tiny_phases", "continue_sea", *PUBLISHED_PARAMETERS}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -77,7 +77,7 @@ def test_a_configuration_is_a_complete_legal_run(path: Path) -> None:
     assert count_parameters(config.model).mtp == of_modules
     assert plan.num_parameters - of_modules == PUBLISHED_PARAMETERS.get(path.stem, plan.num_parameters)
     assert plan.train_steps == LLAMA_STEPS.get(path.stem, plan.train_steps)
-    assert set(config.phases[0].blend) == set(config.data.channels)
+    assert set().union(*(phase.blend for phase in config.phases)) == set(config.data.channels)
     assert config.checkpoint.save_every_steps is not None
     assert config.evaluation.every_steps is not None
 
