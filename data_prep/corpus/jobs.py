@@ -79,6 +79,10 @@ class Job:
         """Return whether the report is written."""
         return (self.output / FILES_LIST).exists()
 
+    def is_tidy(self) -> bool:
+        """Return whether what was needed only on the way is gone: of a finished job, the last thing that is done."""
+        return not (self.output / (self.reading.names[-1] + REPORT)).exists()
+
 
 @dataclass(frozen=True)
 class Cleaning:

@@ -124,7 +124,9 @@ def look_at(work: ChannelWork) -> Found:
         return Found("all" if is_whole else "begun", "" if is_whole else "interrupted", bool(parts))
     if [*there] == ["inputs"] and (new := _new_files(recorded, source)) is not None:
         return Found("less", f"{new:,} new input file{'' if new == 1 else 's'} to add", bool(parts))
-    return Found("something else", "; ".join(difference_words(there, source)), bool(parts))
+    words = difference_words({name: each for name, each in there.items() if name != "inputs"}, source)
+    other_text = ["it was made of other text"] if "inputs" in there else []
+    return Found("something else", "; ".join([*words, *other_text]), bool(parts))
 
 
 def _new_files(recorded: RecordedSource, source: Source) -> int | None:

@@ -75,7 +75,9 @@ class SourceRun:
                 if reports is None:
                     return False
                 current = Done(self.name, current.step, "done", current.job, reports, current.work)
-            discard_aside(current.work.folder if current.work else current.job.output)
+            discard_aside(current.job.output)
+            if current.work:
+                discard_aside(current.work.folder)
             self.done.append(current)
             self.files = [] if current.work else written_files(current.job.output)
             self._open, self._tasks_done = None, -1

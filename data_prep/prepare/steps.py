@@ -119,7 +119,7 @@ def state_of(job: Job) -> State:
     if found:
         is_growth = [each.key for each in found] == ["input"] and is_only_longer(recorded, plan)
         return State("to redo", _words(found), "growth" if is_growth else "settings")
-    if not is_finished:
+    if not (is_finished and job.is_tidy()):
         return State("to go on", "interrupted, or still running")
     if missing := _missing_file(job.output):
         return State("to redo", f"{missing} is not as it was written", "damage")
