@@ -25,12 +25,12 @@ from data_prep.text.text_files import FileReport, finished_files, output_names
 
 @dataclass(frozen=True)
 class Earlier:
-    """What an earlier cleaning made of a file."""
+    """Result of an earlier cleaning of a file."""
 
     folder: Path
     report: FileReport
     companions: tuple[str, ...]
-    """What its files' names have behind its own."""
+    """Endings that the names of its files have behind its own name."""
 
 
 def carrying(job: Job) -> Job:

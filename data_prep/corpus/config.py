@@ -269,7 +269,7 @@ class CorpusConfig(Section):
     """fastText model for languages (lid.176.bin, or GlotLID's); the packaged model of py3langid if left out."""
     executor: ExecutorConfig = Field(default_factory=ExecutorConfig)
     tokenize: TokenizeConfig | None = None
-    """How the channels are made."""
+    """Making of the channels."""
     mix: MixConfig | None = None
 
 

@@ -193,8 +193,8 @@ def _check_plan(job: Job) -> None:
         for found in differences(recorded, plan, is_finished=job.is_finished()):
             raise UsageError(
                 f"{job.output} was made of another {found.key}: there {shown(found.there)}, now {shown(found.now)} "
-                f"({'; '.join(found.words)}). It stays as it is. Choose another --output, or delete it to make it anew; "
-                "with a corpus file, `harness data prepare` makes anew what has changed, and leaves alone what has not."
+                f"({'; '.join(found.words)}). It stays as it is. Choose another --output, or delete it to make it "
+                "anew; with a corpus file, `harness data prepare` makes anew what changed and leaves alone the rest."
             )
         return
     if any(path.name not in (LOCK_FILE, STATE_FOLDER) for path in job.output.iterdir()):

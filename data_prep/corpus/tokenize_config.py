@@ -20,7 +20,7 @@ SymbolName = Annotated[
 
 
 class TokenizeOptions(Section):
-    """How documents become tokens."""
+    """Making tokens of documents."""
 
     tokens_per_part: Tokens = 1_000_000_000
     """A part ends with the document that reaches this."""

@@ -31,7 +31,7 @@ NO_INFLUENCE = frozenset({"encoder", "max_rejected_share", "max_lost_share", "ou
 
 @dataclass(frozen=True)
 class Found:
-    """What is in the folder of a channel, beside what should be."""
+    """Content of a channel's folder, beside what should be there."""
 
     there: There
     why: str = ""

@@ -26,7 +26,7 @@ from harness.screen import Screen
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What the command is to do, besides what the file says."""
+    """Wishes of whoever calls the command, besides the file."""
 
     sources: Sequence[str] = ()
     """All if there are none."""

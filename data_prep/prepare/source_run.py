@@ -59,7 +59,7 @@ class SourceRun:
     _open: Done | None = None
     """The step that Slurm is at."""
     _tasks_done: int = -1
-    """When its jobs were submitted last."""
+    """Tasks that were done when its jobs were submitted last."""
 
     def advance(self) -> bool:
         """Go as far as possible without waiting; return whether all steps are done.

@@ -30,7 +30,7 @@ NEW = "not made yet"
 
 @dataclass(frozen=True)
 class State:
-    """What is there of a step."""
+    """Result of a step, beside what should be there."""
 
     kind: Kind
     why: str = ""
@@ -40,7 +40,7 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """What the command was asked for."""
+    """A corpus file, and what the caller allows."""
 
     config: CorpusConfig
     accepts_loss: bool = False

@@ -104,7 +104,6 @@ def tokenize(  # noqa: PLR0913 - one argument per option
     what is there and does nothing. With other input or another tokenizer it refuses, so no document is ever in a
     channel twice; `harness data append` adds further files.
     """
-    # Imported here so that --help stays instant.
     from data_prep.channels.borders import NamedBorders, choose_borders, treatment_of_long
     from data_prep.channels.channel_job import ChannelJob
     from data_prep.channels.prepared import prepared
@@ -115,8 +114,7 @@ def tokenize(  # noqa: PLR0913 - one argument per option
     opened = open_tokenizer(tokenizer, needs_end=False)
     named = NamedBorders(append_eod=append_eod, end=end_of_document, begin=begin_of_document)
     borders = choose_borders(opened, named, max_document_tokens)
-    for note in borders.notes:
-        say(f"tokenize {channel}: {note}", err=True)
+    say("\n".join(f"tokenize {channel}: {note}" for note in borders.notes), err=True)
     job = ChannelJob(
         inputs=find_inputs(inputs),
         folder=channel_folder(output, channel),
