@@ -56,10 +56,7 @@ def lines(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, tuple[
     capsys.readouterr()
     run([*PREPARE, "--dry-run", "--json", *options])
     found = json.loads(capsys.readouterr().out)
-    return {
-        f"{line['source']} {line['step']}": (line["state" if "state" in line else "kind"], line["why"])
-        for line in found
-    }
+    return {f"{line['source']} {line['step']}": (line["kind"], line["why"]) for line in found}
 
 
 def fresh(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, bytes]:
@@ -152,9 +149,6 @@ def test_what_comes_out_as_before_changes_nothing_behind_it(
     monkeypatch.setattr(made_of, "RULES", 2)
     text, channels = snapshot("corpus/cleaned"), snapshot("data")
     assert lines(capsys, "--replace-channels")["zh clean"] == ("to redo", "rules: 2 now, 1 there")
-    write_corpus(
-        corpus, model_file, more=", dedup: {methods: [exact]}".replace("dedup: {methods: [exact]}", "text_key: text")
-    )
     assert run([*PREPARE, "--replace-channels"]) == 0
     after = snapshot("corpus/cleaned")
     assert after["corpus/cleaned/zh/0.jsonl"][0] != text["corpus/cleaned/zh/0.jsonl"][0]
@@ -202,6 +196,14 @@ def test_of_a_changed_file_only_that_is_cleaned(corpus: Path, capsys: pytest.Cap
     assert same == [True, True, False, True]
 
 
+def test_an_order_leaves_no_room_for_further_files(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (corpus / "raw/en/9.jsonl").write_bytes(shipped("en", 20, 22))
+    before = snapshot()
+    assert run([*PREPARE]) == 64
+    assert "data/en: the channel would have to be made anew" in capsys.readouterr().err
+    assert snapshot() == before
+
+
 def test_a_copy_of_the_raw_files_is_the_same_corpus(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.move("raw/zh", "raw/moved")
     shutil.copytree("raw/moved", "raw/zh", copy_function=shutil.copyfile)
@@ -229,15 +231,7 @@ def test_who_takes_a_rule_back_gets_the_old_result_back(
     corpus: Path, model_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = snapshot("corpus/cleaned", "data")
-    write_corpus(
-        corpus,
-        model_file,
-        more=", clean: {preset: prose, languages: [id], least_language_score: 0.99}".replace(
-            ", clean", ", kind: web, clean"
-        ),
-    )
-    text = Path("corpus.yaml").read_text().replace("clean: {preset: light}, ", "", 1)
-    Path("corpus.yaml").write_text(text)
+    write_corpus(corpus, model_file, preset="prose, languages: [id]")
     assert run([*PREPARE, "--replace-channels"]) == 65
     assert "a rule drops more than 50%" in capsys.readouterr().err
     write_corpus(corpus, model_file)
