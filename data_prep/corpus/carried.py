@@ -71,7 +71,8 @@ def _results_in(aside: Path, marks: Sequence[Mark]) -> Mapping[Mark, Earlier]:
         if mark.xxh3 is None or not is_reported:
             continue
         report = finished.get(name) or read_reports(aside, [name])[0]
-        if set(report.hashes) == {name} and _has_size(aside / name, report.written.get(name)):
+        is_whole = report.file == name and set(report.hashes) == set(report.written) == {name}
+        if is_whole and _has_size(aside / name, report.written.get(name)):
             found[mark] = Earlier(aside, report, tuple(companions[name]))
     return found
 

@@ -149,7 +149,7 @@ def differences(recorded: Mapping[str, Any], plan: Mapping[str, Any], *, is_fini
     """
     found = []
     if not _same_files(recorded, plan):
-        words = tuple(_file_words(marks_of(recorded), marks_of(plan)))
+        words = tuple(_file_words(*_comparable(recorded, plan)))
         found.append(Difference(INPUT, recorded.get(INPUT), plan[INPUT], words))
     for key, now in plan.items():
         if key in (INPUT, MARKS) or (key == TASKS and is_finished):
@@ -165,7 +165,14 @@ def differences(recorded: Mapping[str, Any], plan: Mapping[str, Any], *, is_fini
 
 def is_only_longer(recorded: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:
     """Return whether files have come in addition, and all that were there are as they were."""
-    return not Counter(marks_of(recorded)) - Counter(marks_of(plan))
+    there, now = _comparable(recorded, plan)
+    return not Counter(there) - Counter(now)
+
+
+def _comparable(recorded: Mapping[str, Any], plan: Mapping[str, Any]) -> tuple[list[Mark], list[Mark]]:
+    """Return the input files of both, without their hashes where earlier versions recorded none."""
+    now = marks_of(plan)
+    return marks_of(recorded), now if MARKS in recorded else [mark._replace(xxh3=None) for mark in now]
 
 
 def _same_files(recorded: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:

@@ -212,6 +212,20 @@ def test_a_copy_of_the_raw_files_is_the_same_corpus(corpus: Path, capsys: pytest
     assert set(lines(capsys).values()) == {("up to date", "")}
 
 
+def test_a_record_of_an_earlier_version_is_held_against_what_it_has(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for plan in corpus.rglob("plan.json"):
+        recorded = json.loads(plan.read_text())
+        del recorded["marks"], recorded["rules"]
+        plan.write_text(json.dumps(recorded))
+    assert set(lines(capsys).values()) == {("up to date", "")}
+    (corpus / "raw/zh/9.jsonl").write_bytes(shipped("zh", 500, 520))
+    assert lines(capsys)["zh clean"] == ("to redo", "1 input file is new (9.jsonl)")
+    assert run([*PREPARE]) == 0
+    assert set(lines(capsys).values()) == {("up to date", "")}
+
+
 def test_another_tokenizer_needs_another_folder(
     corpus: Path, json_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

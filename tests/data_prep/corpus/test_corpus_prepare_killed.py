@@ -69,12 +69,13 @@ def test_kills_at_any_time(corpora: tuple[Path, Path], monkeypatch: pytest.Monke
     monkeypatch.chdir(changed)
     generator, kills = random.Random(5), 0
     command = [sys.executable, "-m", "harness.cli", *PREPARE]
-    for _ in range(8):
+    # The first ones are hardly begun, the last ones nearly done.
+    for attempt in range(10):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            time.sleep(generator.uniform(1.0, 4.0))
+            time.sleep(0.4 + attempt * 0.2 + generator.uniform(0, 0.2))
             kills += process.poll() is None
             process.kill()
-    assert kills >= 3
+    assert kills >= 2
     prepare(changed)
     assert results_in(changed) == results_in(whole)
     assert run(["data", "verify", "data"]) == 0
