@@ -96,6 +96,7 @@ class DataGroup(VerbGroup):
         "sample": "data_prep.verbs.channel_verbs:sample",
         "merge": "data_prep.verbs.combine_verbs:merge",
         "mix": "data_prep.verbs.combine_verbs:mix",
+        "prepare": "data_prep.verbs.prepare_verb:prepare",
         "clean": "data_prep.verbs.corpus_verbs:clean",
         "dedup": "data_prep.verbs.corpus_verbs:dedup",
         "order": "data_prep.verbs.corpus_verbs:order",

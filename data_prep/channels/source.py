@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def open_source(folder: Path, source: Source) -> Totals | None:
     return found.finished
 
 
-def _check_same(folder: Path, found: RecordedSource, source: Source) -> None:
+def differing(found: RecordedSource, source: Source) -> dict[str, object]:
+    """Return what a channel was made of, where that is not what this source is."""
     recorded = found.source
     # The calls so far, up to any of them, are not called anew. Earlier versions recorded no hashes of files.
     if any(are_same(source.inputs, calls) for calls in itertools.accumulate(found.calls)):
@@ -56,11 +58,20 @@ def _check_same(folder: Path, found: RecordedSource, source: Source) -> None:
         for field in fields(Source)
         if not _is_same(getattr(recorded, field.name), getattr(source, field.name))
     ]
-    if not names:
+    return {name: found.inputs if name == "inputs" else getattr(recorded, name) for name in names}
+
+
+def difference_words(there: Mapping[str, object], source: Source) -> list[str]:
+    """Return what `differing` found, in words."""
+    return [f"{name}: there {_shown(there[name])}, now {_shown(getattr(source, name))}" for name in there]
+
+
+def _check_same(folder: Path, found: RecordedSource, source: Source) -> None:
+    there = differing(found, source)
+    if not there:
         return
-    there = {name: found.inputs if name == "inputs" else getattr(recorded, name) for name in names}
-    differences = [f"  {name}: there {_shown(there[name])}, now {_shown(getattr(source, name))}" for name in names]
-    add = "To add files to the channel use `harness data append`. " if names == ["inputs"] and found.totals else ""
+    differences = [f"  {words}" for words in difference_words(there, source)]
+    add = "To add files to the channel use `harness data append`. " if [*there] == ["inputs"] and found.totals else ""
     raise UsageError(
         f"{folder} already holds {'a' if found.finished else 'an unfinished'} channel made in another way:\n"
         + "\n".join(differences)

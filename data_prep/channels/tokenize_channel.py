@@ -52,16 +52,7 @@ def tokenize_channel(
         DataError: The input is damaged, has no document or too many bad lines; the disk is full; or the folder was
             deleted, moved or replaced meanwhile.
     """
-    source = Source(
-        inputs=job.recorded_inputs,
-        tokenizer=identity_of(tokenizer),
-        text_key=job.text_key,
-        end_of_document_id=_end_of_document(job, tokenizer),
-        begin_of_document_id=job.begin_of_document_id,
-        tokens_per_part=job.tokens_per_part,
-        max_document_tokens=job.max_document_tokens,
-        long_documents=job.long_documents,
-    )
+    source = source_of(job, tokenizer)
     with explaining_write_errors(job.folder):
         job.folder.mkdir(parents=True, exist_ok=True)
         with sole_writer(job.folder) as held:
@@ -77,6 +68,20 @@ def tokenize_channel(
             require_parts(job.folder, writer.num_parts, totals.tokens)
             finish_source(job.folder, source, totals)
             return ChannelResult(totals, writer.num_parts, was_there=False)
+
+
+def source_of(job: ChannelJob, tokenizer: Tokenizer) -> Source:
+    """Return everything that decides about the parts of a channel."""
+    return Source(
+        inputs=job.recorded_inputs,
+        tokenizer=identity_of(tokenizer),
+        text_key=job.text_key,
+        end_of_document_id=_end_of_document(job, tokenizer),
+        begin_of_document_id=job.begin_of_document_id,
+        tokens_per_part=job.tokens_per_part,
+        max_document_tokens=job.max_document_tokens,
+        long_documents=job.long_documents,
+    )
 
 
 def _end_of_document(job: ChannelJob, tokenizer: Tokenizer) -> int | None:

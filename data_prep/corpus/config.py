@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from data_prep.corpus.tokenize_config import TokenizeConfig, TokenizeOptions
 from harness.config.load import read_text
 from harness.config.operation import SLURM_TIME
 from harness.config.problems import Location, Problem, closest, raise_problems, shortened
@@ -130,6 +131,13 @@ class SourceConfig(Section):
     dedup: DedupConfig | None = None
     """De-duplication in place of the kind's."""
     order: OrderConfig = Field(default_factory=OrderConfig)
+    tokenize: TokenizeOptions | None = None
+    """Options of this source in place of those in the file's section `tokenize`."""
+
+    @property
+    def is_ordered(self) -> bool:
+        """True if the file asks for an order."""
+        return "order" in self.model_fields_set
 
     @property
     def cleaning(self) -> CleanConfig:
@@ -202,6 +210,8 @@ class SlurmConfig(Section):
     time: Annotated[str, Field(pattern=SLURM_TIME)]
     """Limit of one task, as Slurm writes it."""
     cpus_per_task: Cores = 1
+    tokenize_cpus: Cores | None = None
+    """Cores of the one task that tokenizes a source, which uses all that it has; `cpus_per_task` if left out."""
     mem_per_cpu_gb: Gigabytes = 2
     workers: Tasks | None = None
     """Tasks that run at once; as many as the partition has room for if left out."""
@@ -253,11 +263,13 @@ class CorpusConfig(Section):
     """A whole corpus file."""
 
     output: FilePath
-    """Output folder: `cleaned/<source>`, `deduped/<source>`, `ordered/<source>`."""
+    """Output folder: `cleaned/<source>`, `deduped/<source>`, `ordered/<source>`, `tokenized/<source>` (reports)."""
     sources: Annotated[dict[Name, SourceConfig], Field(min_length=1)]
     language_model: FilePath | None = None
     """fastText model for languages (lid.176.bin, or GlotLID's); the packaged model of py3langid if left out."""
     executor: ExecutorConfig = Field(default_factory=ExecutorConfig)
+    tokenize: TokenizeConfig | None = None
+    """Making of the channels."""
     mix: MixConfig | None = None
 
 
@@ -305,6 +317,7 @@ def _keys_at(location: Location) -> tuple[str, ...]:
         "slurm": SlurmConfig,
         "ray": RayConfig,
         "mix": MixConfig,
+        "tokenize": TokenizeOptions if location[:1] == ("sources",) else TokenizeConfig,
     }
     names = [str(part) for part in location if not isinstance(part, int)]
     if not names:

@@ -18,6 +18,7 @@ from pathlib import Path
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.text.clean_rules import Text, has_stop_words
+from data_prep.text.file_kinds import STATE_FOLDER
 from data_prep.text.input_file import InputFile
 from data_prep.text.languages.identify import Identify
 from data_prep.text.own_json import counts_of, fields_of, read_own
@@ -36,6 +37,11 @@ LEAST_SHARE = 0.8
 def fit_file(work: Path) -> Path:
     """Return the file in which the fit of a source is kept while it is cleaned."""
     return work / "languages.json"
+
+
+def kept_fit(output: Path) -> Path:
+    """Return the file in which the fit of a source is kept when it is cleaned."""
+    return output / STATE_FOLDER / "languages.json"
 
 
 def measure_fit(texts: Iterable[str], identify: Identify) -> dict[str, tuple[int, int]]:

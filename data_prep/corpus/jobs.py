@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_prep.corpus.config import DedupConfig, DedupMethod, ExecutorConfig, SourceConfig
+from data_prep.corpus.fit import fit_file, kept_fit
 from data_prep.corpus.loss import require_accepted
+from data_prep.corpus.made_of import PLAN_FILE, TASKS, as_text, differences, plan_of, recorded_plan, shown
 from data_prep.corpus.near import choose_bands
 from data_prep.corpus.outcome import REPORT, read_reports
 from data_prep.corpus.pipelines import LARGEST_PRIORITY, Reading, clean_stages, dedup_stages
@@ -29,23 +30,18 @@ from data_prep.corpus.threshold_curve import (
 )
 from data_prep.text.file_kinds import DROPPED, FILES_LIST, STATE_FOLDER
 from data_prep.text.input_file import InputFile, file_bytes
-from data_prep.text.own_json import fields_of, read_own
 from data_prep.text.text_files import (
     FileReport,
     finished_files,
     output_names,
     record_finished,
     require_written,
-    unreadable,
 )
 from data_prep.text.write_errors import explaining_write_errors
 from harness.errors import DataError, UsageError
-from harness.json_text import parse_json
 from harness.progress import Progress
 from harness.run.files import replace_file
 from harness.sole_writer import LOCK_FILE, SoleWriter, refuse_links, sole_writer
-
-PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +78,10 @@ class Job:
     def is_finished(self) -> bool:
         """Return whether the report is written."""
         return (self.output / FILES_LIST).exists()
+
+    def is_tidy(self) -> bool:
+        """Return whether what was needed only on the way is gone: of a finished job, the last thing that is done."""
+        return not (self.output / (self.reading.names[-1] + REPORT)).exists()
 
 
 @dataclass(frozen=True)
@@ -176,28 +176,32 @@ def claimed(job: Job) -> Iterator[SoleWriter]:
             yield held
 
 
+def plan_of_job(job: Job, recorded: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what the folder of a job is made of, as its record has it.
+
+    Raises:
+        DataError: An input file cannot be read.
+    """
+    reading = job.reading
+    return plan_of(reading.files, {"text_key": reading.text_key, TASKS: reading.tasks, **job.settings}, recorded)
+
+
 def _check_plan(job: Job) -> None:
-    file = job.output / STATE_FOLDER / PLAN_FILE
-    inputs = [[str(path), file_bytes(path)] for path in job.reading.files]
-    plan = {"input": inputs, "text_key": job.reading.text_key, "tasks": job.reading.tasks, **job.settings}
-    text = json.dumps(plan, ensure_ascii=False, indent=1, default=str)
-    plan = parse_json(text)
-    if file.exists():
-        try:
-            recorded = fields_of(read_own(file))
-        except (OSError, ValueError) as error:
-            raise unreadable(file, error) from error
-        for key in plan:
-            if recorded.get(key) != plan[key]:
-                raise UsageError(
-                    f"{job.output} was made of another {key}: there {_shown(recorded.get(key))}, now "
-                    f"{_shown(plan[key])}. It stays as it is. Choose another --output, or delete it to make it anew."
-                )
+    recorded = recorded_plan(job.output)
+    plan = plan_of_job(job, recorded)
+    if recorded is not None:
+        for found in differences(recorded, plan, is_finished=job.is_finished()):
+            raise UsageError(
+                f"{job.output} was made of another {found.key}: there {shown(found.there)}, now {shown(found.now)} "
+                f"({'; '.join(found.words)}). It stays as it is. Choose another --output, or delete it to make it "
+                "anew; with a corpus file, `harness data prepare` makes anew what changed and leaves alone the rest."
+            )
         return
     if any(path.name not in (LOCK_FILE, STATE_FOLDER) for path in job.output.iterdir()):
         raise UsageError(f"{job.output} is not empty. It stays as it is: choose another --output, or delete it.")
+    file = job.output / STATE_FOLDER / PLAN_FILE
     file.parent.mkdir(exist_ok=True)
-    replace_file(file, text.encode() + b"\n")
+    replace_file(file, as_text(plan).encode() + b"\n")
 
 
 def finish(job: Job, held: SoleWriter) -> list[FileReport]:
@@ -220,6 +224,8 @@ def finish(job: Job, held: SoleWriter) -> list[FileReport]:
             listed = folder / (name + DROPPED)
             if listed.exists():
                 shutil.move(listed, job.output / f"{name}.{step}{DROPPED}")
+    with suppress(FileNotFoundError):
+        fit_file(job.work).rename(kept_fit(job.output))
     shutil.rmtree(job.work, ignore_errors=True)
     for name in names:
         (job.output / (name + REPORT)).unlink(missing_ok=True)
@@ -235,7 +241,12 @@ def _joined(reports: Sequence[FileReport]) -> FileReport:
     """Return one report on a file from its reports of several steps."""
     last, dropped = reports[-1], dict(dropped_of(reports))
     return replace(
-        reports[0], kept=last.kept, kept_characters=last.kept_characters, dropped=dropped, written=last.written
+        reports[0],
+        kept=last.kept,
+        kept_characters=last.kept_characters,
+        dropped=dropped,
+        written=last.written,
+        hashes=last.hashes,
     )
 
 
@@ -271,8 +282,3 @@ def _method_stages(method: DedupMethod, reading: Reading, config: DedupConfig, o
         threshold = pick_threshold(curve, wanted_characters(config.keep, curve.characters))
     reading.folder.mkdir(parents=True, exist_ok=True)
     return dedup_stages(reading, method, choose_bands(threshold), output / STATE_FOLDER / "work" / method)
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 200 else text[:200] + " …"

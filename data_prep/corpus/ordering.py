@@ -12,6 +12,7 @@ from data_prep.corpus.config import SourceConfig
 from data_prep.corpus.jobs import Job, reading_of
 from data_prep.corpus.outcome import write_report
 from data_prep.corpus.stages import Stage
+from data_prep.text.file_hashes import hash_of_file
 from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.order_files import OrderJob, order_files
 from data_prep.text.text_files import FileReport
@@ -44,6 +45,7 @@ class OrderFiles(PipelineStep):  # type: ignore[misc] # datatrove has no types
             kept_characters=result.characters,
             dropped={reason: count for reason, count in left_out.items() if count},
             written={name: (self.job.folder / name).stat().st_size for name in result.files},
+            hashes={name: hash_of_file(self.job.folder / name) for name in result.files},
         )
         write_report(self.job.folder, report)
         return iter(())

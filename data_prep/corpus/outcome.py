@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from data_prep.text.file_hashes import hash_of_file
 from data_prep.text.file_kinds import DROPPED
 from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.own_json import read_own
@@ -72,6 +73,7 @@ class Outcome:
             input_bytes=file_bytes(self.files[number]),
             dropped=dict(sorted(self._reasons.items())),
             written={output.name: output.stat().st_size},
+            hashes={output.name: hash_of_file(output)},
             languages=dict(sorted(self._languages.items())),
             dropped_by_language=dict(sorted(self._dropped_by_language.items())),
             unknown=dict(sorted(self._unknown.items())),

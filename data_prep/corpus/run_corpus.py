@@ -71,21 +71,30 @@ def run_corpus(
         UsageError: There is no such source, or one has not been through the step before.
     """
     config = load_corpus(file)
-    unknown = [name for name in sources if name not in config.sources]
-    if unknown:
-        raise UsageError(f"--source {unknown[0]}: there is no such source. Sources: {', '.join(config.sources)}.")
+    names = chosen_sources(config, sources)
     jobs = []
-    for name, source in config.sources.items():
-        if sources and name not in sources:
-            continue
+    for name in names:
+        source = config.sources[name]
         before = STEP_BEFORE.get(verb)
         files = step_before(config, before, name) if before else find_inputs(source.input)
         output = config.output / FOLDERS[verb] / name
         cleaning = Cleaning(config.language_model, manner.accepts_loss)
-        jobs.append(_job(verb, source, files, output, config.executor.tasks, cleaning))
+        jobs.append(job_of(verb, source, files, output, config.executor.tasks, cleaning))
     chosen = config.executor.model_copy(update={"kind": executor or config.executor.kind})
     done = _on_slurm(jobs, chosen, manner.wait) if chosen.kind == "slurm" else _here(jobs, chosen)
     _print_reports(done, manner.as_json)
+
+
+def chosen_sources(config: CorpusConfig, sources: Sequence[str]) -> list[str]:
+    """Return the sources that are named, in the order of the file; all if none is.
+
+    Raises:
+        UsageError: There is no such source.
+    """
+    unknown = [name for name in sources if name not in config.sources]
+    if unknown:
+        raise UsageError(f"--source {unknown[0]}: there is no such source. Sources: {', '.join(config.sources)}.")
+    return [name for name in config.sources if not sources or name in sources]
 
 
 def one_source(
@@ -93,11 +102,11 @@ def one_source(
 ) -> None:
     """Run one source without a corpus file on this machine."""
     files = find_inputs(source.input)
-    job = _job(verb, source, files, output, None, Cleaning(language_model, manner.accepts_loss))
+    job = job_of(verb, source, files, output, None, Cleaning(language_model, manner.accepts_loss))
     _print_reports(_here([job], ExecutorConfig(local=LocalConfig(workers=workers))), manner.as_json)
 
 
-def _job(
+def job_of(
     verb: Verb,
     source: SourceConfig,
     files: list[InputFile],
@@ -105,6 +114,7 @@ def _job(
     tasks: int | None,
     cleaning: Cleaning,
 ) -> Job:
+    """Return what a verb does to a source."""
     if verb == "clean":
         return clean_job(source, files, output, tasks, cleaning)
     return dedup_job(source, files, output, tasks) if verb == "dedup" else order_job(source, files, output)
@@ -141,14 +151,15 @@ def _on_slurm(jobs: Sequence[Job], executor: ExecutorConfig, wait: bool) -> dict
         if progress.reports is not None:
             reports[job.output] = progress.reports
         else:
-            _tell(job, progress)
+            tell_progress(job, progress)
     for job in jobs if wait else ():
         if job.output not in reports:
-            reports[job.output] = wait_on_slurm(job, executor, partial(_tell, job))
+            reports[job.output] = wait_on_slurm(job, executor, partial(tell_progress, job))
     return reports
 
 
-def _tell(job: Job, progress: SlurmProgress) -> None:
+def tell_progress(job: Job, progress: SlurmProgress) -> None:
+    """Say how far the tasks of a job are on Slurm."""
     numbers = ", ".join(progress.jobs)
     what = f"submitted as {numbers}" if progress.submitted else f"in the queue as {numbers}"
     say(
@@ -164,10 +175,11 @@ def _print_reports(by_folder: dict[Path, list[FileReport]], as_json: bool) -> No
         say(json.dumps(found, ensure_ascii=False, indent=1))
         return
     for folder, reports in by_folder.items():
-        _print_report(folder, reports)
+        print_report(folder, reports)
 
 
-def _print_report(folder: Path, reports: Sequence[FileReport]) -> None:
+def print_report(folder: Path, reports: Sequence[FileReport]) -> None:
+    """Say what became of the documents."""
     if (folder / STATE_FOLDER / CURVE_FILE).exists():
         curve = read_curve(folder / STATE_FOLDER / CURVE_FILE)
         say(f"{folder}: what each threshold leaves of {curve.characters:,} characters:")

@@ -63,14 +63,19 @@ def wait_on_slurm(job: Job, config: ExecutorConfig, report: Callable[[SlurmProgr
             return progress.reports
         if progress.submitted:
             if progress.tasks_done == done_when_submitted:
-                raise DataError(
-                    f"{job.output}: the jobs have ended, but only {progress.tasks_done} of {progress.tasks} tasks are "
-                    f"done; they were submitted again as {', '.join(progress.jobs)}. The logs are in the folders "
-                    f"under {job.output / STATE_FOLDER}."
-                )
+                raise unfinished(job, progress)
             done_when_submitted = progress.tasks_done
             report(progress)
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def unfinished(job: Job, progress: SlurmProgress) -> DataError:
+    """Return the error about jobs that have left the queue without having done anything."""
+    return DataError(
+        f"{job.output}: the jobs have ended, but only {progress.tasks_done} of {progress.tasks} tasks are done; they "
+        f"were submitted again as {', '.join(progress.jobs)}. The logs are in the folders under "
+        f"{job.output / STATE_FOLDER}."
+    )
 
 
 def jobs_in_queue(jobs: Sequence[str]) -> list[str]:

@@ -29,10 +29,14 @@ class ReadFiles(PipelineStep):  # type: ignore[misc] # datatrove has no types
         self.files = files
         self.text_key = text_key
         self.outcome = outcome
+        self.done_before: frozenset[int] = frozenset()
+        """Numbers of files that are not read, because an earlier result has them."""
 
     def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """See datatrove's `PipelineStep`."""
         for number in files_of_task(len(self.files), rank, world_size):
+            if number in self.done_before:
+                continue
             with self.outcome.file(number) if self.outcome else nullcontext():
                 for record in read_records(self.files[number], self.text_key, whole_rows=self.outcome is not None):
                     if self.outcome and not self.outcome.read(record) or isinstance(record.content, Rejection):

@@ -36,6 +36,8 @@ class FileReport:
     """Documents dropped, by the reason."""
     written: dict[str, int] = field(default_factory=dict)
     """Names and bytes of the files that were written for it; empty in what earlier versions recorded."""
+    hashes: dict[str, str] = field(default_factory=dict)
+    """xxh3 of each of these files."""
     languages: dict[str, int] = field(default_factory=dict)
     """Documents of each language, where rules asked for it."""
     dropped_by_language: dict[str, int] = field(default_factory=dict)
@@ -98,8 +100,9 @@ def report_of(value: object) -> FileReport:
     dropped = counts_of(fields.pop("dropped"), "dropped")
     further = ("written", "languages", "dropped_by_language", "unknown")
     counts = {name: counts_of(fields.pop(name, {}), name) for name in further}
+    hashes = {name: text_of(each, name) for name, each in fields_of(fields.pop("hashes", {}), "hashes").items()}
     numbers = counts_of(fields)
-    return FileReport(**_report_fields(file=file, input=source, dropped=dropped, **counts, **numbers))
+    return FileReport(**_report_fields(file=file, input=source, dropped=dropped, hashes=hashes, **counts, **numbers))
 
 
 def _report_fields(**fields: Any) -> dict[str, Any]:  # noqa: ANN401 (checked above)

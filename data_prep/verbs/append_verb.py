@@ -14,7 +14,6 @@ from data_prep.verbs.preparing import (
     MAX_REJECTED_SHARE,
     TOKENIZER,
     channel_folder,
-    prepared,
 )
 from harness.say import say
 from harness.text import listed
@@ -58,6 +57,7 @@ def append(  # noqa: PLR0913 - one argument per option
     from dataclasses import replace
 
     from data_prep.channels.append_files import opened_append
+    from data_prep.channels.prepared import prepared
     from data_prep.text.input_files import find_inputs
     from harness.tokenizers.tokenizer import open_tokenizer
 

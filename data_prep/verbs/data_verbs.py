@@ -14,12 +14,8 @@ from data_prep.verbs.preparing import (
     MAX_LOST_SHARE,
     MAX_REJECTED_SHARE,
     TOKENIZER,
-    NamedBorders,
     channel_folder,
-    choose_borders,
-    prepared,
 )
-from harness.errors import UsageError
 from harness.limits import MOST_TOKENS
 from harness.say import say
 
@@ -108,8 +104,9 @@ def tokenize(  # noqa: PLR0913 - one argument per option
     what is there and does nothing. With other input or another tokenizer it refuses, so no document is ever in a
     channel twice; `harness data append` adds further files.
     """
-    # Imported here so that --help stays instant.
+    from data_prep.channels.borders import NamedBorders, choose_borders, treatment_of_long
     from data_prep.channels.channel_job import ChannelJob
+    from data_prep.channels.prepared import prepared
     from data_prep.channels.tokenize_channel import tokenize_channel
     from data_prep.text.input_files import find_inputs
     from harness.tokenizers.tokenizer import open_tokenizer
@@ -117,8 +114,7 @@ def tokenize(  # noqa: PLR0913 - one argument per option
     opened = open_tokenizer(tokenizer, needs_end=False)
     named = NamedBorders(append_eod=append_eod, end=end_of_document, begin=begin_of_document)
     borders = choose_borders(opened, named, max_document_tokens)
-    for note in borders.notes:
-        say(f"tokenize {channel}: {note}", err=True)
+    say("\n".join(f"tokenize {channel}: {note}" for note in borders.notes), err=True)
     job = ChannelJob(
         inputs=find_inputs(inputs),
         folder=channel_folder(output, channel),
@@ -126,18 +122,8 @@ def tokenize(  # noqa: PLR0913 - one argument per option
         end_of_document_id=borders.end.id if borders.end else None,
         begin_of_document_id=borders.begin.id if borders.begin else None,
         max_document_tokens=max_document_tokens,
-        long_documents=_long_documents(max_document_tokens, long_documents),
+        long_documents=treatment_of_long(max_document_tokens, long_documents),
         **settings,
     )
     with prepared(f"tokenize {channel}", job, opened, encoder) as (progress, chosen):
         say(tokenize_channel(job, opened, progress, chosen).summary(job.folder))
-
-
-def _long_documents(max_document_tokens: int | None, long_documents: LongDocuments | None) -> LongDocuments:
-    if max_document_tokens is None:
-        if long_documents in ("split", "drop"):
-            raise UsageError(
-                f"--long-documents {long_documents} needs a length: give --max-document-tokens, for example 32768."
-            )
-        return "keep"
-    return long_documents or "split"

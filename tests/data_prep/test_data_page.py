@@ -66,10 +66,13 @@ def test_every_command_of_the_page_works(raw: Path, monkeypatch: pytest.MonkeyPa
     verbs = {command.split()[2] for command in outputs}
     assert verbs == {
         *("clean", "dedup", "order", "train-tokenizer", "inspect-tokenizer", "extend-tokenizer", "tokenize", "merge"),
-        *("verify", "count", "sample", "show", "mix"),
+        *("verify", "count", "sample", "show", "mix", "prepare"),
     }
     # The merged channel is the channel; what is mixed can be opened.
     shard, whole = (parts_of(raw / path)[0] for path in ("merged/zh", "data/zh"))
     assert (shard.xxh3, shard.num_documents) == (whole.xxh3, whole.num_documents)
+    # One command makes of a source what its commands one by one make.
+    one, same = (parts_of(raw / path)[0] for path in ("channels/code", "data/code"))
+    assert (one.xxh3, one.num_documents) == (same.xxh3, same.num_documents)
     section = yaml.safe_load(outputs[commands()[-1]])
     assert set(section["data"]["channels"]) == {"zh", "en", "code"}

@@ -46,7 +46,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     # As of larger input: the look at the beginning sees little of it, and a part is done long before the end.
-    monkeypatch.setattr("data_prep.tokenizers.choose_encoder.SAMPLE_CHARACTERS", 3000)
+    monkeypatch.setattr("data_prep.channels.prepared.SAMPLE_CHARACTERS", 3000)
     monkeypatch.setattr("data_prep.text.reader.BATCH_DOCUMENTS", 100)
     return Bench(tmp_path)
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_tokenizers
 
 pytest.importorskip("datatrove")
 pytest.importorskip("ray")
@@ -48,3 +49,18 @@ def test_ray_makes_what_this_machine_makes(file: Path) -> None:
         made.append({str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.jsonl")})
         folder.rename(file.parent / kind)
     assert len(made[0]) == 6 and made[0] == made[1]
+
+
+@pytest.mark.slurm
+def test_ray_prepares_what_this_machine_prepares(file: Path) -> None:
+    small_tokenizers.byte_level().save(str(file.parent / "tokenizer.json"))
+    made = []
+    for kind in ("local", "ray"):
+        section = f"tokenize: {{tokenizer: {file.parent}/tokenizer.json, output: {file.parent}/{kind}/data}}\n"
+        corpus = file.with_name(f"{kind}.yaml")
+        corpus.write_text(file.read_text().replace(f"{file.parent}/made", f"{file.parent}/{kind}/corpus") + section)
+        done = run("prepare", "--config", corpus, "--executor", kind)
+        assert done.returncode == 0, done.stdout + done.stderr
+        folder = file.parent / kind / "data" / "web"
+        made.append({path.name: path.read_bytes() for path in folder.glob("part-*")})
+    assert len(made[0]) == 2 and made[0] == made[1]

@@ -63,10 +63,13 @@ def test_an_interrupted_call_goes_on_with_the_files_that_are_left(corpus: Path, 
     (out / "a.jsonl").write_text(kept)
     mended = gzip.compress((json.dumps({"text": CHINESE}) + "\n").encode())
     (corpus / "b.jsonl.gz").write_bytes(mended)
-    # The plan knows the size of the damaged file: whoever mends the input says so.
+    # The plan knows the damaged file: whoever mends the input says so.
     assert "was made of another input" in str(call(corpus, "--output", out).exception)
     plan = out / ".stages" / "plan.json"
-    plan.write_text(plan.read_text().replace("7\n", f"{len(mended)}\n"))
+    recorded = json.loads(plan.read_text())
+    recorded["input"][1][1] = len(mended)
+    del recorded["marks"]  # as earlier versions wrote it
+    plan.write_text(json.dumps(recorded))
     result = call(corpus, "--output", out, "--json")
     assert result.exception is None, result.exception
     assert [report["kept"] for report in json.loads(result.stdout)] == [2, 1]

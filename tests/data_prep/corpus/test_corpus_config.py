@@ -57,7 +57,7 @@ def test_kinds_are_treated_differently(tmp_path: Path) -> None:
         ("partition: cpu", "partition: 'a b'", "executor.slurm.partition"),
         ("kind: knowledge}", "dedup: {methods: []}}", "dedup.methods: tuple should have at least 1 item"),
         ("kind: knowledge}", "dedup: {methods: [exact, exact]}}", "dedup.methods: must name each method once"),
-        ("mix:", "mixture:", "mixture: unknown key; allowed: output, sources, language_model, executor, mix"),
+        ("mix:", "mixture:", "mixture: unknown key; allowed: output, sources, language_model, executor, tokenize, mix"),
     ],
 )
 def test_mistakes_are_named_with_their_place(tmp_path: Path, given: str, wanted: str, message: str) -> None:
