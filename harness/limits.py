@@ -79,3 +79,5 @@ MOST_THREADS = 1024
 """Threads, or processes, that a tool uses at once."""
 MOST_COUNT = 2**53
 """Numbers of documents, rows and characters that are only counted or compared."""
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.1, 1000.0
+"""Of sampling channels by their tokens: below, the largest is all; above, all are equal."""

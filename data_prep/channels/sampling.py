@@ -15,8 +15,6 @@ from fractions import Fraction
 
 from harness.errors import UsageError
 
-LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.1, 1000.0
-
 
 def temperature_weights(tokens: Mapping[str, int], temperature: float) -> dict[str, float]:
     """Return the share of each channel, which add up to 1.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from data_prep.corpus.tokenize_config import TokenizeConfig, TokenizeOptions
@@ -18,12 +18,14 @@ from harness.config.strict_yaml import parse_file_text
 from harness.errors import ConfigError
 from harness.launch.slurm import flag_problem
 from harness.limits import (
+    LEAST_TEMPERATURE,
     MOST_ENTRIES,
     MOST_EPOCHS,
     MOST_GIB,
     MOST_ON_A_NODE,
     MOST_SEED,
     MOST_TASKS,
+    MOST_TEMPERATURE,
     MOST_TEXT,
     MOST_THREADS,
 )
@@ -251,12 +253,24 @@ class MixConfig(Section):
 
     channels: FilePath
     """Folder that holds a channel folder for every source."""
-    shares: dict[Name, PositiveFloat]
+    shares: dict[Name, PositiveFloat] = Field(default_factory=dict)
     """Weight of each source."""
+    sampling: Literal["temperature", "unimax"] | None = None
+    """Weights by the tokens of the channels, in place of `shares`."""
+    temperature: Annotated[float, Field(ge=LEAST_TEMPERATURE, le=MOST_TEMPERATURE)] | None = None
+    """`temperature`: weights are n^(1/T) for n tokens."""
     tokens: str
     """Length of the run: 250M, 100B, 1.5T."""
     max_epochs: Annotated[float, Field(gt=0, le=MOST_EPOCHS)] = 4.0
     """Maximum number of passes over a channel."""
+
+    @model_validator(mode="after")
+    def _weights_come_from_one_place(self) -> Self:
+        if bool(self.shares) == (self.sampling is not None):
+            raise PydanticCustomError("weights", "must have either `shares` or `sampling`")
+        if (self.temperature is not None) != (self.sampling == "temperature"):
+            raise PydanticCustomError("weights", "must have `temperature` exactly if `sampling` is temperature")
+        return self
 
 
 class CorpusConfig(Section):

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from data_prep.channels.sampling import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from harness.errors import UsageError
 from harness.finite_range import FiniteRange
-from harness.limits import MOST_EPOCHS, MOST_TOKENS
+from harness.limits import LEAST_TEMPERATURE, MOST_EPOCHS, MOST_TEMPERATURE, MOST_TOKENS
 from harness.say import say
 
 if TYPE_CHECKING:
@@ -126,7 +125,9 @@ def mix(  # noqa: PLR0913 - one argument per option
     else:
         wanted = _weights(shares)
         if config is not None:
-            channels, wanted, tokens, max_epochs = _of_corpus(config, given=bool(channels or shares or tokens))
+            section = _mix_section(config, given=bool(channels or shares or tokens))
+            channels, tokens, max_epochs = (section.channels,), section.tokens, section.max_epochs
+            wanted, sampling, temperature = dict(section.shares), section.sampling, section.temperature
         supplies, num_tokens = _of_channels(channels, tokens, has_weights=bool(wanted or sampling))
     plan = _planned(supplies, num_tokens, max_epochs, wanted=wanted, sampling=sampling, temperature=temperature)
     in_tokens = sampling is not None or run_file is not None
@@ -184,14 +185,6 @@ def _of_run(file: Path, phase: str | None, shares: tuple[str, ...]) -> tuple[lis
     return supplies, num_tokens, _weights(shares) or blend
 
 
-def _of_corpus(config: Path, *, given: bool) -> tuple[tuple[Path, ...], dict[str, float], str, float]:
-    """Return channels, weights, tokens and the limit on epochs of a corpus file."""
-    if given:
-        raise UsageError("CHANNELS, --share and --tokens stand in the section `mix` of --config: leave them out.")
-    section = _mix_section(config)
-    return (section.channels,), dict(section.shares), section.tokens, section.max_epochs
-
-
 def _of_channels(channels: tuple[Path, ...], tokens: str | None, *, has_weights: bool) -> tuple[list[Supply], int]:
     """Return the channels in folders, and the length of the run."""
     from data_prep.channels.count import unfinished_note
@@ -234,9 +227,12 @@ def _planned(
     return plan_mix(supplies, wanted, num_tokens, max_epochs)
 
 
-def _mix_section(file: Path) -> MixConfig:
+def _mix_section(file: Path, *, given: bool) -> MixConfig:
+    """Return the blend that a corpus file plans; `given` if the command line has parts of it, too."""
     from data_prep.corpus.config import load_corpus
 
+    if given:
+        raise UsageError("CHANNELS, --share and --tokens stand in the section `mix` of --config: leave them out.")
     section = load_corpus(file).mix
     if section is None:
         raise UsageError(f"{file} has no section mix. Write one: mix: {{channels: data, shares: {{…}}, tokens: 100B}}.")

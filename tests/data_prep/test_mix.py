@@ -149,6 +149,20 @@ def test_the_corpus_file_says_it_too(channels: Path, tmp_path: Path) -> None:
     file.write_text(f"{start}mix: {{channels: {channels}, shares: {{zh: 1, en: 1}}, tokens: '2000', max_epochs: 2}}\n")
     said = call("--config", file).stdout
     assert said == call(channels, "--share", "zh=1", "--share", "en=1", "--tokens", "2000", "--max-epochs", "2").stdout
+    for sampling, options in (
+        ("unimax", ("--sampling", "unimax")),
+        ("temperature, temperature: 2", ("--sampling", "temperature", "--temperature", "2")),
+    ):
+        file.write_text(f"{start}mix: {{channels: {channels}, sampling: {sampling}, tokens: '2000'}}\n")
+        assert call("--config", file).stdout == call(channels, *options, "--tokens", "2000").stdout
+    for wrong, problem in (
+        ("shares: {zh: 1}, sampling: unimax", "must have either `shares` or `sampling`"),
+        ("max_epochs: 2", "must have either `shares` or `sampling`"),
+        ("sampling: unimax, temperature: 2", "must have `temperature` exactly if `sampling` is temperature"),
+    ):
+        file.write_text(f"{start}mix: {{channels: {channels}, {wrong}, tokens: '2000'}}\n")
+        assert problem in str(call("--config", file).exception)
+    file.write_text(f"{start}mix: {{channels: {channels}, shares: {{zh: 1, en: 1}}, tokens: '2000', max_epochs: 2}}\n")
     both = call("--config", file, "--tokens", "5").exception
     assert "stand in the section `mix` of --config: leave them out" in str(both)
     assert "give CHANNELS, --share for each and --tokens" in str(call(channels).exception)
