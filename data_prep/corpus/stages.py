@@ -76,6 +76,7 @@ def run_here(output: Path, stages: Sequence[Stage], config: ExecutorConfig, prog
     """
     # datatrove's pool would fork; a process with threads (progress, readers) must not.
     multiprocess.set_start_method("forkserver", force=True)
+    multiprocess.set_forkserver_preload(["data_prep.corpus.follow_caller"])  # killed, this process leaves no worker
     logger.remove()
     with _watched(output, stages, progress):
         for stage in stages:
