@@ -32,7 +32,7 @@ from data_prep.corpus.stages import Stage
 from data_prep.corpus.steps import DropDocuments, KeepDocuments, ReadFiles, files_of_task
 from data_prep.corpus.words import Words
 from data_prep.text.input_file import InputFile
-from data_prep.text.languages.identify import Assumed, identifier
+from data_prep.text.languages.identify import Assumed, Identify, identifier
 
 EXACT_COPY = "exact duplicate"
 NEAR_COPY = "near duplicate"
@@ -80,13 +80,12 @@ class Reading:
 def clean_stages(reading: Reading, config: CleanConfig, language_model: Path | None, work: Path) -> list[Stage]:
     """Return the stage that cleans (rules, languages, datatrove's filters, private data) and what goes before it."""
     outcome, first = reading.outcome(), []
-    identify = identifier(language_model) if config.preset == "prose" or config.languages else None
-    languages = None
-    if config.preset == "prose" and identify and config.assume_language:
-        languages = Languages(Assumed(config.assume_language))
-    elif config.preset == "prose" and identify:
-        languages = Languages(identify, fit_file(work))
-        first = [Stage("languages", (MeasureFit(reading.files, reading.text_key, identify, fit_file(work)),), 1)]
+    identify = _identify(config, language_model)
+    languages = Languages(identify) if identify and config.preset == "prose" else None
+    if languages and not config.assume_language:
+        languages.fit = fit_file(work)
+        measure = MeasureFit(reading.files, reading.text_key, languages.identify, languages.fit)
+        first = [Stage("languages", (measure,), 1)]
     steps: list[PipelineStep] = [RuleFilter(config.preset, config.spare_markup, languages, outcome)]
     if config.languages and identify:
         dropped = DropDocuments(outcome, "other language")
@@ -96,6 +95,13 @@ def clean_stages(reading: Reading, config: CleanConfig, language_model: Path | N
     if config.replaces_private_data:
         steps.append(PrivateData())
     return [*first, reading.stage("clean", *steps, outcome=outcome)]
+
+
+def _identify(config: CleanConfig, language_model: Path | None) -> Identify | None:
+    """Return the function that finds the language of a text; None if nobody asks for it."""
+    if config.assume_language:
+        return Assumed(config.assume_language)
+    return identifier(language_model) if config.preset == "prose" or config.languages else None
 
 
 def dedup_stages(reading: Reading, method: DedupMethod, bands: Bands, work: Path) -> list[Stage]:
