@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -54,6 +55,13 @@ class FilterConfig(Section):
     """Arguments of datatrove's class."""
 
 
+def _language_code(text: str) -> str:
+    """Refuse what is no code of ISO 639."""
+    if not re.fullmatch(r"[a-z]{2,3}", text):
+        raise PydanticCustomError("language", "must be a code of ISO 639, two or three small letters (id, ilo)")
+    return text
+
+
 class CleanConfig(Section):
     """Rules that drop documents of a source that are not worth training on."""
 
@@ -64,7 +72,7 @@ class CleanConfig(Section):
     """Spare code, Markdown and LaTeX the rules that only make sense for prose."""
     filters: Annotated[tuple[FilterConfig, ...], Field(strict=False)] = ()
     """Filters of datatrove, applied after the rules."""
-    assume_language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] | None = None
+    assume_language: Annotated[str, AfterValidator(_language_code)] | None = None
     """Language of all documents (ilo); if left out it is found for each."""
     languages: Texts | None = None
     """Languages to keep (en, zh, id); any if left out."""
