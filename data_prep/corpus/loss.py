@@ -74,8 +74,8 @@ def require_accepted(folder: Path, reports: Sequence[FileReport], most_share: fl
         lines += [f"    {begin!r}" for begin in _examples(folder, reports, loss)]
     raise DataError(
         f"{folder}: a rule drops more than {most_share:.0%} of what is there:\n" + "\n".join(lines) + "\nLook at "
-        f"NAME{DROPPED} there. Change the rules (harness data prepare cleans anew what they concern; harness data clean "
-        "wants another --output), or accept it with --accept-loss: what is done is not done again."
+        f"NAME{DROPPED} there. Change the rules (harness data prepare cleans anew what they concern; harness data "
+        "clean wants another --output), or accept it with --accept-loss: what is done is not done again."
     )
 
 
