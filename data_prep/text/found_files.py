@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from data_prep.text.file_kinds import READ_ENDINGS
+from data_prep.text.file_kinds import Endings
 from data_prep.text.input_file import InputFile
 from harness.text import listed, printable
 
 EXAMPLES = 3
 """Names shown of the files that are left out for one reason."""
 
-OTHER_ENDING = f"the name ends in none of {READ_ENDINGS}"
 HIDDEN = "hidden"
 DEAD_LINK = "no file: a link that leads nowhere, or a device"
 SEEN = "read already under another name"
 WHOLE_JSON = "one JSON object over several lines, not lines of JSON"
+
+
+def other_ending(endings: Endings) -> str:
+    """Return the reason for a file whose name ends otherwise."""
+    return f"the name ends in none of {endings.shown}"
 
 
 @dataclass

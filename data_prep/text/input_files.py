@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data_prep.text.file_kinds import READ_ENDINGS
+from data_prep.text.file_kinds import TEXT, Endings
 from data_prep.text.found_files import EXAMPLES, FoundFiles
 from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.local_files import find_local
@@ -25,7 +25,9 @@ def tell(line: str) -> None:
     say(line, err=True)
 
 
-def find_inputs(arguments: Sequence[str], tell: Callable[[str], None] = tell) -> list[InputFile]:
+def find_inputs(
+    arguments: Sequence[str], tell: Callable[[str], None] = tell, endings: Endings = TEXT
+) -> list[InputFile]:
     """Return the files named by the arguments (files, folders, patterns, addresses), sorted for each argument.
 
     Links are followed; a file that several links lead to is read once. What is left out of a folder or a pattern is
@@ -40,11 +42,11 @@ def find_inputs(arguments: Sequence[str], tell: Callable[[str], None] = tell) ->
     files: list[InputFile] = []
     for argument in arguments:
         _check_argument(argument)
-        found = find_remote(argument) if "://" in argument else find_local(argument)
+        found = find_remote(argument, endings) if "://" in argument else find_local(argument, endings)
         if found is None:
-            raise UsageError(f"input {argument}: the name must end in one of {READ_ENDINGS}.")
+            raise UsageError(f"input {argument}: the name must end in one of {endings.shown}.")
         if not found.files:
-            raise UsageError(_nothing(argument, found))
+            raise UsageError(_nothing(argument, found, endings))
         for line in found.told():
             tell(f"input {argument}: {line}")
         empty = [str(file) for file in found.files if file_bytes(file) == 0]
@@ -74,10 +76,10 @@ def _check_names(files: Sequence[InputFile]) -> None:
             )
 
 
-def _nothing(argument: str, found: FoundFiles) -> str:
+def _nothing(argument: str, found: FoundFiles, endings: Endings) -> str:
     there = "".join(f" Of what is there, {line}." for line in found.told())
     return (
-        f"no input at {argument}: no such file, or no {READ_ENDINGS} file in the folder or under the pattern.{there} "
+        f"no input at {argument}: no such file, or no {endings.shown} file in the folder or under the pattern.{there} "
         "Check the path."
     )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.text.file_kinds import DROPPED, FILES_LIST, STATE_FOLDER, kind_of
-from data_prep.text.found_files import DEAD_LINK, HIDDEN, OTHER_ENDING, SEEN, WHOLE_JSON, FoundFiles
+from data_prep.text.file_kinds import DROPPED, FILES_LIST, STATE_FOLDER, TEXT, Endings
+from data_prep.text.found_files import DEAD_LINK, HIDDEN, SEEN, WHOLE_JSON, FoundFiles, other_ending
 from data_prep.text.packed_file import check_beginning
 from data_prep.text.patterns import Identity, entries, identity_of, matches
 from data_prep.text.whole_json import refuse_whole_json, whole_json_of
@@ -15,7 +15,7 @@ from harness.sole_writer import LOCK_FILE
 OWN_LIST_BYTES = 1 << 16
 
 
-def find_local(argument: str) -> FoundFiles | None:
+def find_local(argument: str, endings: Endings = TEXT) -> FoundFiles | None:
     """Return what a path or a pattern names, sorted; None for a file whose name says that it is not read.
 
     Raises:
@@ -23,16 +23,17 @@ def find_local(argument: str) -> FoundFiles | None:
     """
     path, found = Path(argument), FoundFiles()
     if path.is_file():
-        kind = kind_of(path.name)
+        kind = endings.kind_of(path.name)
         if kind is None:
             return None
-        check_beginning(path)
+        if not kind.is_one_page:
+            check_beginning(path)
         if kind.is_json:
             refuse_whole_json(path)
         found.files.append(path)
         return found
     tops = [path] if path.is_dir() else matches(argument)
-    finder = _Finder(found)
+    finder = _Finder(found, endings)
     for top in sorted(tops):
         finder.look_at(top, str(top.relative_to(path)) if path.is_dir() else str(top))
     finder.follow_links()
@@ -43,8 +44,9 @@ def find_local(argument: str) -> FoundFiles | None:
 class _Finder:
     """Walks through folders, real ones before linked ones, and meets every folder and file once."""
 
-    def __init__(self, found: FoundFiles) -> None:
+    def __init__(self, found: FoundFiles, endings: Endings) -> None:
         self._found = found
+        self._endings = endings
         self._linked: list[tuple[Path, str]] = []
         self._folders: set[Identity] = set()
         self._files: set[Identity] = set()
@@ -80,13 +82,14 @@ class _Finder:
                 yield entry, name
 
     def _take(self, file: Path, shown: str) -> None:
-        kind = kind_of(file.name)
+        kind = self._endings.kind_of(file.name)
         if kind is None:
-            self._found.leave_out(OTHER_ENDING, shown)
+            self._found.leave_out(other_ending(self._endings), shown)
         elif not file.is_file():
             self._found.leave_out(DEAD_LINK, shown)
         elif self._is_new(file, self._files, shown):
-            check_beginning(file)
+            if not kind.is_one_page:
+                check_beginning(file)
             # Beside text such a file holds settings; an array may be text, and is refused.
             if kind.is_plain_json and whole_json_of(file) == "object":
                 self._found.leave_out(WHOLE_JSON, shown)

@@ -13,7 +13,7 @@ from functools import partial
 from types import ModuleType
 from typing import IO, BinaryIO
 
-from data_prep.text.file_kinds import kind_of
+from data_prep.text.file_kinds import any_kind_of
 from data_prep.text.input_file import InputFile, open_bytes
 from harness.errors import DataError, UsageError
 from harness.expansion import ExpansionError
@@ -89,7 +89,7 @@ def check_beginning(file: InputFile) -> None:
 
 
 def _check_beginning(file: InputFile, raw: BinaryIO) -> None:
-    kind = kind_of(file.name)
+    kind = any_kind_of(file.name)
     if kind is None or kind.content == "parquet":
         return
     beginning = raw.read(_BEGINNING_BYTES)
@@ -117,7 +117,7 @@ def _packing_of(beginning: bytes) -> str | None:
 
 def _unpacking(file: InputFile) -> tuple[Callable[[BinaryIO], IO[bytes]], tuple[type[Exception], ...]]:
     """Return a function that opens such a file, and the exceptions (beyond I/O errors) that damage raises."""
-    kind = kind_of(file.name)
+    kind = any_kind_of(file.name)
     packing = kind.packing if kind else "plain"
     if packing == "gz":
         return lambda raw: io.BufferedReader(PackedStream(raw, Gunzip, has_padding=True)), (zlib.error,)

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from data_prep.text.file_kinds import DROPPED, FILES_LIST, STATE_FOLDER, kind_of
-from data_prep.text.found_files import HIDDEN, OTHER_ENDING, WHOLE_JSON, FoundFiles
+from data_prep.text.file_kinds import DROPPED, FILES_LIST, STATE_FOLDER, TEXT, Endings
+from data_prep.text.found_files import HIDDEN, WHOLE_JSON, FoundFiles, other_ending
 from data_prep.text.input_file import RemoteFile, file_system
 from data_prep.text.whole_json import refuse_whole_json, whole_json_of
 from harness.errors import DataError, HarnessError
 from harness.sole_writer import LOCK_FILE
 
 
-def find_remote(address: str) -> FoundFiles | None:
+def find_remote(address: str, endings: Endings = TEXT) -> FoundFiles | None:
     """Return what an address of a file, a folder or a pattern names, sorted; None for a file that is not read.
 
     Raises:
@@ -23,7 +23,7 @@ def find_remote(address: str) -> FoundFiles | None:
     """
     system, path = file_system(address)
     try:
-        return _find(system, path)
+        return _find(system, path, endings)
     except HarnessError:
         raise
     except Exception as error:  # noqa: BLE001 - every file system has errors of its own
@@ -33,10 +33,10 @@ def find_remote(address: str) -> FoundFiles | None:
         ) from error
 
 
-def _find(system: Any, path: str) -> FoundFiles | None:  # noqa: ANN401 - fsspec has no types
+def _find(system: Any, path: str, endings: Endings) -> FoundFiles | None:  # noqa: ANN401 - fsspec has no types
     found = FoundFiles()
     if system.isfile(path):
-        kind, file = kind_of(path), RemoteFile(system.unstrip_protocol(path))
+        kind, file = endings.kind_of(path), RemoteFile(system.unstrip_protocol(path))
         if kind is None:
             return None
         if kind.is_json:
@@ -48,7 +48,7 @@ def _find(system: Any, path: str) -> FoundFiles | None:  # noqa: ANN401 - fsspec
     records = {str(PurePosixPath(name).parent) for name in names if PurePosixPath(name).name == FILES_LIST}
     for name, shown in sorted(names.items()):
         if not _is_own(name, records):
-            _take(found, RemoteFile(system.unstrip_protocol(name)), shown)
+            _take(found, RemoteFile(system.unstrip_protocol(name)), shown, endings)
     return found
 
 
@@ -71,12 +71,12 @@ def _is_own(name: str, folders: set[str]) -> bool:
     return STATE_FOLDER in parts and str(PurePosixPath(*parts[: parts.index(STATE_FOLDER)])) in folders
 
 
-def _take(found: FoundFiles, file: RemoteFile, shown: str) -> None:
-    kind = kind_of(file.name)
+def _take(found: FoundFiles, file: RemoteFile, shown: str, endings: Endings) -> None:
+    kind = endings.kind_of(file.name)
     if any(part.startswith(".") for part in PurePosixPath(shown).parts):
         found.leave_out(HIDDEN, shown)
     elif kind is None:
-        found.leave_out(OTHER_ENDING, shown)
+        found.leave_out(other_ending(endings), shown)
     elif kind.is_plain_json and whole_json_of(file) == "object":
         found.leave_out(WHOLE_JSON, shown)
     else:
