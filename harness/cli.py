@@ -97,6 +97,7 @@ class DataGroup(VerbGroup):
         "merge": "data_prep.verbs.combine_verbs:merge",
         "mix": "data_prep.verbs.combine_verbs:mix",
         "prepare": "data_prep.verbs.prepare_verb:prepare",
+        "extract": "data_prep.verbs.corpus_verbs:extract",
         "clean": "data_prep.verbs.corpus_verbs:clean",
         "dedup": "data_prep.verbs.corpus_verbs:dedup",
         "order": "data_prep.verbs.corpus_verbs:order",

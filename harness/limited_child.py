@@ -85,12 +85,7 @@ def main(name: str, memory_bytes: str) -> int:
     module, _, function = name.partition(":")
     call: Callable[[bytes], bytes] = getattr(importlib.import_module(module), function)
     content = sys.stdin.buffer.read()
-    # Not RLIMIT_AS: threads reserve addresses that they never use.
-    limit, largest = _data_bytes() + int(memory_bytes), resource.getrlimit(resource.RLIMIT_DATA)[1]
-    if largest != resource.RLIM_INFINITY:  # of the user, as by `ulimit -d`
-        limit = min(limit, largest)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory(int(memory_bytes))
     try:
         answer = call(content)
     except MemoryError:
@@ -106,6 +101,16 @@ def main(name: str, memory_bytes: str) -> int:
         return _REFUSED
     sys.stdout.buffer.write(answer)
     return 0
+
+
+def limit_memory(memory_bytes: int) -> None:
+    """Limit the memory of this process to what it has and so much more. It leaves no core file either."""
+    # Not RLIMIT_AS: threads reserve addresses that they never use.
+    limit, largest = _data_bytes() + memory_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if largest != resource.RLIM_INFINITY:  # of the user, as by `ulimit -d`
+        limit = min(limit, largest)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _data_bytes() -> int:

@@ -20,6 +20,7 @@ EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "psutil": ("psutil", ("train",)),
     "py3langid": ("py3langid", ("data-clean",)),
     "pyarrow": ("pyarrow", ("data-fast",)),
+    "pypdfium2": ("pypdfium2", ("data-web",)),
     "ray": ("ray", ("data-ray",)),
     "rensa": ("rensa", ("data-clean",)),
     "safetensors": ("safetensors", ("convert",)),
@@ -28,8 +29,10 @@ EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "tiktoken": ("tiktoken", ("data-fast",)),
     "tokenizers": ("tokenizers", ("data",)),
     "torch": ("torch", ("train",)),
+    "trafilatura": ("trafilatura", ("data-web",)),
     "transformer_engine": ("transformer-engine", ("transformer-engine",)),
     "transformers": ("transformers", ("convert",)),
+    "warcio": ("warcio", ("data-web",)),
     "zstandard": ("zstandard", ("data",)),
 }
 """For every optional module the package that has it, and the extras that bring the package, the smallest first."""

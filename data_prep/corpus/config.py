@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from data_prep.corpus.extract_config import ExtractConfig
 from data_prep.corpus.tokenize_config import TokenizeConfig, TokenizeOptions
 from harness.config.load import read_text
 from harness.config.operation import SLURM_TIME
@@ -136,6 +137,8 @@ class SourceConfig(Section):
     de-duplicated hard, `code` is cleaned hard and de-duplicated lightly."""
     text_key: str = "text"
     """Key (or column) that holds the document."""
+    extract: ExtractConfig | None = None
+    """Take the text out of web pages and books first: the input is HTML, WARC and PDF."""
     clean: CleanConfig | None = None
     """Cleaning in place of the kind's."""
     dedup: DedupConfig | None = None
@@ -285,7 +288,8 @@ class CorpusConfig(Section):
     """A whole corpus file."""
 
     output: FilePath
-    """Output folder: `cleaned/<source>`, `deduped/<source>`, `ordered/<source>`, `tokenized/<source>` (reports)."""
+    """Output folder: `extracted/<source>`, `cleaned/<source>`, `deduped/<source>`, `ordered/<source>`,
+    `tokenized/<source>` (reports)."""
     sources: Annotated[dict[Name, SourceConfig], Field(min_length=1)]
     language_model: FilePath | None = None
     """fastText model for languages (lid.176.bin, or GlotLID's); the packaged model of py3langid if left out."""
@@ -331,6 +335,7 @@ def _keys_at(location: Location) -> tuple[str, ...]:
     """Return the keys of the section at a place of the file."""
     kinds: dict[str, type[Section]] = {
         "clean": CleanConfig,
+        "extract": ExtractConfig,
         "dedup": DedupConfig,
         "order": OrderConfig,
         "filters": FilterConfig,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.corpus.config import CleanConfig, DedupConfig, OrderConfig
+from data_prep.corpus.extract_config import ExtractConfig
 from data_prep.text.file_hashes import known_hash, last_change
 from data_prep.text.file_kinds import FILES_LIST, STATE_FOLDER
 from data_prep.text.input_file import InputFile, file_bytes
@@ -28,6 +29,7 @@ RULES = 1
 """Raised when a step keeps, drops or writes something else of the same input under the same settings."""
 INPUT, MARKS, TASKS = "input", "marks", "tasks"
 _DEFAULTS: Mapping[str, dict[str, Any]] = {
+    "extract": ExtractConfig().model_dump(mode="json"),
     "clean": CleanConfig().model_dump(mode="json"),
     "dedup": DedupConfig().model_dump(mode="json"),
     "order": OrderConfig().model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""Runs `harness data clean`, `dedup` and `order`: source after source, with a display and a report."""
+"""Runs `harness data extract`, `clean`, `dedup` and `order`: source after source, with a display and a report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from data_prep.corpus.config import (
     SourceConfig,
     load_corpus,
 )
-from data_prep.text.file_kinds import FILES_LIST, STATE_FOLDER
+from data_prep.text.file_kinds import FILES_LIST, PAGES, STATE_FOLDER, TEXT
 from data_prep.text.input_file import InputFile
 from data_prep.text.input_files import find_inputs
 from data_prep.text.text_files import FileReport
@@ -29,6 +29,7 @@ from harness.say import say
 from harness.screen import Screen
 
 try:
+    from data_prep.corpus.extracting import extract_job
     from data_prep.corpus.jobs import Cleaning, Job, clean_job, dedup_job, dropped_of, run_job
     from data_prep.corpus.ordering import order_job
     from data_prep.corpus.slurm_jobs import SlurmProgress, advance_on_slurm, wait_on_slurm
@@ -40,12 +41,10 @@ except ModuleNotFoundError as error:
     ) from error
 
 
-Verb = Literal["clean", "dedup", "order"]
-FOLDERS: Mapping[Verb, str] = {"clean": "cleaned", "dedup": "deduped", "order": "ordered"}
+Verb = Literal["extract", "clean", "dedup", "order"]
+FOLDERS: Mapping[Verb, str] = {"extract": "extracted", "clean": "cleaned", "dedup": "deduped", "order": "ordered"}
 _LANGUAGES_SHOWN = 40
 _NOT_APPLIED_SHOWN = 10
-STEP_BEFORE: Mapping[Verb, Verb] = {"dedup": "clean", "order": "dedup"}
-"""The verb whose output another one reads."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Manner:
 def run_corpus(
     verb: Verb, file: Path, *, sources: Sequence[str], executor: ExecutorKind | None, manner: Manner
 ) -> None:
-    """Clean the sources of a corpus file, take the copies out of the cleaned ones, or order those without copies.
+    """Take the text out of the sources of a corpus file, clean them, take the copies out, or order what is left.
 
     Without `sources` it works on all of them; `executor` wins over the kind in the file.
 
@@ -72,11 +71,13 @@ def run_corpus(
     """
     config = load_corpus(file)
     names = chosen_sources(config, sources)
+    if verb == "extract":
+        names = _of_pages(config, names, is_chosen=bool(sources))
     jobs = []
     for name in names:
         source = config.sources[name]
-        before = STEP_BEFORE.get(verb)
-        files = step_before(config, before, name) if before else find_inputs(source.input)
+        before = verb_before(verb, source)
+        files = step_before(config, before, name) if before else raw_files(source)
         output = config.output / FOLDERS[verb] / name
         cleaning = Cleaning(config.language_model, manner.accepts_loss)
         jobs.append(job_of(verb, source, files, output, config.executor.tasks, cleaning))
@@ -97,12 +98,40 @@ def chosen_sources(config: CorpusConfig, sources: Sequence[str]) -> list[str]:
     return [name for name in config.sources if not sources or name in sources]
 
 
+def verb_before(verb: Verb, source: SourceConfig) -> Verb | None:
+    """Return the verb whose output another one reads; None if that is the raw input."""
+    if verb == "clean":
+        return "extract" if source.extract else None
+    before: Mapping[Verb, Verb] = {"dedup": "clean", "order": "dedup"}
+    return before.get(verb)
+
+
+def raw_files(source: SourceConfig) -> list[InputFile]:
+    """Return the input files of a source, of pages or of text.
+
+    Raises:
+        HarnessError: See `find_inputs`.
+    """
+    return find_inputs(source.input, endings=PAGES if source.extract else TEXT)
+
+
+def _of_pages(config: CorpusConfig, names: Sequence[str], *, is_chosen: bool) -> list[str]:
+    """Return the sources whose text is to be extracted."""
+    found = [name for name in names if config.sources[name].extract]
+    other = [name for name in names if name not in found]
+    if not found or (is_chosen and other):
+        raise UsageError(
+            f"source {other[0]} has no section extract, so it is text already: clean it. For HTML, WARC and PDF write "
+            "`extract: {}` into it."
+        )
+    return found
+
+
 def one_source(
     verb: Verb, source: SourceConfig, output: Path, *, workers: int, language_model: Path | None, manner: Manner
 ) -> None:
     """Run one source without a corpus file on this machine."""
-    files = find_inputs(source.input)
-    job = job_of(verb, source, files, output, None, Cleaning(language_model, manner.accepts_loss))
+    job = job_of(verb, source, raw_files(source), output, None, Cleaning(language_model, manner.accepts_loss))
     _print_reports(_here([job], ExecutorConfig(local=LocalConfig(workers=workers))), manner.as_json)
 
 
@@ -115,6 +144,8 @@ def job_of(
     cleaning: Cleaning,
 ) -> Job:
     """Return what a verb does to a source."""
+    if verb == "extract":
+        return extract_job(source, files, output, tasks)
     if verb == "clean":
         return clean_job(source, files, output, tasks, cleaning)
     return dedup_job(source, files, output, tasks) if verb == "dedup" else order_job(source, files, output)

@@ -12,12 +12,11 @@ from typing import Any
 from rich.table import Table
 
 from data_prep.corpus.config import ExecutorKind, load_corpus
-from data_prep.corpus.run_corpus import chosen_sources, print_report
+from data_prep.corpus.run_corpus import chosen_sources, print_report, raw_files
 from data_prep.corpus.slurm_jobs import SECONDS_BETWEEN_LOOKS
 from data_prep.prepare.channel_work import describe
 from data_prep.prepare.source_run import Done, SourceRun
 from data_prep.prepare.steps import Corpus, Line, Step, look_ahead, steps_of
-from data_prep.text.input_files import find_inputs
 from harness.channels.source import read_source
 from harness.errors import HarnessError, UsageError
 from harness.say import say
@@ -50,7 +49,7 @@ def run_prepare(file: Path, wanted: Wanted) -> bool:
     corpus = Corpus(config=config, accepts_loss=wanted.accepts_loss, replaces_channels=wanted.replaces_channels)
     executor = config.executor.model_copy(update={"kind": wanted.executor or config.executor.kind})
     names = chosen_sources(config, wanted.sources)
-    raw = {name: find_inputs(config.sources[name].input) for name in names}
+    raw = {name: raw_files(config.sources[name]) for name in names}
     lines = [line for name in names for line in look_ahead(corpus, name, wanted.until, raw[name])]
     if wanted.dry_run or not wanted.as_json:
         _print_lines(lines, wanted.as_json)

@@ -22,7 +22,7 @@ from data_prep.text.text_files import finished_files
 from harness.errors import DataError, UsageError
 from harness.sole_writer import LOCK_FILE
 
-Step = Literal["clean", "dedup", "order", "tokenize"]
+Step = Literal["extract", "clean", "dedup", "order", "tokenize"]
 Kind = Literal["up to date", "to do", "to go on", "to redo", "to put back", "to add to"]
 TOKENIZED = "tokenized"
 NEW = "not made yet"
@@ -61,12 +61,13 @@ class Corpus:
 
 def steps_of(corpus: Corpus, name: str, until: Step) -> list[Step]:
     """Return the steps of a source, in order: ordering only where the file asks for it, and the last one `until`."""
-    steps: list[Step] = ["clean", "dedup"]
+    steps: list[Step] = ["extract"] if corpus.source(name).extract else []
+    steps += ["clean", "dedup"]
     if corpus.source(name).is_ordered:
         steps.append("order")
     if corpus.config.tokenize is not None:
         steps.append("tokenize")
-    order: Sequence[Step] = ("clean", "dedup", "order", "tokenize")
+    order: Sequence[Step] = ("extract", "clean", "dedup", "order", "tokenize")
     return [step for step in steps if order.index(step) <= order.index(until)]
 
 

@@ -14,7 +14,8 @@ from data_prep.corpus.stages import submitted_jobs
 from data_prep.prepare.channel_work import ChannelWork
 from data_prep.prepare.steps import Corpus, State, Step, refusal_to_replace
 from data_prep.prepare.tokenizing import NAME
-from data_prep.text.file_kinds import FILES_LIST
+from data_prep.text.file_kinds import FILES_LIST, PAGES
+from data_prep.text.pages.bundles import bundles_of
 from data_prep.text.set_aside import aside_of, put_back, set_aside
 from data_prep.text.text_files import finished_files, output_names
 from harness.channels.source import SOURCE_FILE
@@ -69,7 +70,12 @@ def make_room_for_channel(corpus: Corpus, work: ChannelWork, job: Job, state: St
 
 def own_names(folder: Path) -> Callable[[str], bool]:
     """Return whether a name in a folder of text is one that its step writes."""
-    outputs = output_names([Path(mark.name) for mark in marks_of(recorded_plan(folder) or {})])
+    marks = marks_of(recorded_plan(folder) or {})
+    outputs = output_names([Path(mark.name) for mark in marks])
+    pages = [mark for mark in marks if PAGES.kind_of(mark.name)]
+    outputs += [
+        bundle.name for bundle in bundles_of([Path(mark.name) for mark in pages], [page.size for page in pages])
+    ]
     is_known = _known([*outputs, *finished_files(folder), FILES_LIST])
     return lambda name: is_known(name) or _ORDERED.match(name) is not None
 

@@ -1,4 +1,4 @@
-"""The `harness data` commands for documents before they are tokenized: clean, dedup, order."""
+"""The `harness data` commands for documents before they are tokenized: extract, clean, dedup, order."""
 # ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import click
 
 from harness.errors import UsageError
 from harness.finite_range import FiniteRange
-from harness.limits import MOST_SEED, MOST_THREADS
+from harness.limits import MOST_SECONDS, MOST_SEED, MOST_THREADS
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
     from data_prep.corpus.config import CleanConfig, DedupConfig, DedupMethod, OrderConfig
+    from data_prep.corpus.extract_config import ExtractConfig
     from data_prep.corpus.run_corpus import Verb
     from data_prep.text.clean_rules import Preset
     from harness.config.section import Section
@@ -81,6 +82,45 @@ def verb(settings_of: Callable[..., Section]) -> Callable[..., None]:
     for option in reversed(OF_EVERY_VERB):
         called = option(called)
     return called
+
+
+@click.command()
+@verb
+@click.option(
+    "--favor",
+    type=click.Choice(["balance", "precision", "recall"]),
+    default="balance",
+    show_default=True,
+    help="Where main text is hard to tell from the rest: precision leaves out, recall keeps.",
+)
+@click.option("--tables/--no-tables", default=True, show_default=True, help="Keep the text of tables of web pages.")
+@click.option(
+    "--seconds-per-page",
+    type=FiniteRange(0.1, MOST_SECONDS),
+    default=20,
+    show_default=True,
+    help="Limit of a page, and a second more for every 100 kB.",
+)
+@WORKERS
+def extract(
+    *, favor: Literal["balance", "precision", "recall"], tables: bool, seconds_per_page: float
+) -> ExtractConfig:
+    """Take the text out of web pages and books: HTML, WARC and PDF become lines of JSON.
+
+    \b
+    Examples:
+      harness data extract raw/pages --output extracted/pages
+      harness data extract crawl/*.warc.gz --favor precision --workers 8 --output extracted/crawl
+      harness data extract --config corpus.yaml --executor slurm
+
+    Main text of web pages by trafilatura, all text of PDF by PDFium. Each line has text, and what is known of url,
+    id, title, date, language and time of the crawl. NAME.dropped lists what gave no text, with the reason: no page
+    (an image, an error of the server), nothing in it, damaged, too large, too slow. A page is read in a child process
+    within 1 GiB of memory; one that goes over a limit costs no other. Run the same command again after an interruption.
+    """
+    from data_prep.corpus.extract_config import ExtractConfig
+
+    return ExtractConfig(favor=favor, tables=tables, seconds_per_page=seconds_per_page)
 
 
 @click.command()

@@ -14,7 +14,7 @@ import click
 @click.option("--source", "sources", multiple=True, help="Only this source. Repeatable.")
 @click.option(
     "--until",
-    type=click.Choice(["clean", "dedup", "order", "tokenize", "mix"]),
+    type=click.Choice(["extract", "clean", "dedup", "order", "tokenize", "mix"]),
     default="mix",
     show_default=True,
     help="The last step.",
@@ -39,13 +39,15 @@ import click
 def prepare(
     *,
     config: Path,
-    until: Literal["clean", "dedup", "order", "tokenize", "mix"],
+    until: Literal["extract", "clean", "dedup", "order", "tokenize", "mix"],
     as_json: bool,
     dry_run: bool,
     sources: tuple[str, ...],
     **wanted: Any,  # noqa: ANN401 - fields of `Wanted`
 ) -> None:
-    """Make the channels of a corpus file from its raw files: clean, dedup, order where asked for, tokenize, mix.
+    """Make the channels of a corpus file from its raw files: extract (pages), clean, dedup, order, tokenize, mix.
+
+    A source is extracted, and put in an order, only where the file asks for it.
 
     \b
     Examples:
