@@ -101,6 +101,7 @@ class DataGroup(VerbGroup):
         "clean": "data_prep.verbs.corpus_verbs:clean",
         "dedup": "data_prep.verbs.corpus_verbs:dedup",
         "order": "data_prep.verbs.corpus_verbs:order",
+        "split": "data_prep.verbs.split_verb:split",
         "train-tokenizer": "data_prep.verbs.tokenizer_verbs:train_tokenizer",
         "inspect-tokenizer": "data_prep.verbs.tokenizer_verbs:inspect_tokenizer",
         "extend-tokenizer": "data_prep.verbs.tokenizer_verbs:extend_tokenizer",

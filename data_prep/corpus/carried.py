@@ -14,6 +14,7 @@ from pathlib import Path
 
 from data_prep.corpus.fit import fit_file, fitting_languages, kept_fit, read_fit
 from data_prep.corpus.jobs import Job, plan_of_job
+from data_prep.corpus.judging import depends_on_whole
 from data_prep.corpus.made_of import INPUT, TASKS, Mark, differences, marks_of, recorded_plan
 from data_prep.corpus.outcome import REPORT, read_reports, write_report
 from data_prep.corpus.stages import Stage
@@ -44,6 +45,8 @@ def carrying(job: Job) -> Job:
     if recorded is None:
         return job
     plan = plan_of_job(job, recorded)
+    if depends_on_whole(job.settings):
+        return job
     if any(found.key not in (INPUT, TASKS) for found in differences(recorded, plan, is_finished=False)):
         return job
     (whole,) = job.phases

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from data_prep.corpus.extract_config import ExtractConfig
+from data_prep.corpus.judge_config import DEFAULT, QualityConfig, TopicConfig, require_codes
 from data_prep.corpus.tokenize_config import TokenizeConfig, TokenizeOptions
 from harness.config.load import read_text
 from harness.config.operation import SLURM_TIME
@@ -35,7 +36,7 @@ from harness.limits import (
 ExecutorKind = Literal["local", "slurm", "ray"]
 Kind = Literal["web", "knowledge", "code"]
 DedupMethod = Literal["exact", "minhash", "sentence"]
-Order = Literal["score", "similar", "shuffle"]
+Order = Literal["score", "label", "similar", "shuffle"]
 Texts = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Similarity = Annotated[float, Field(ge=0.3, le=0.99)]
 
@@ -82,6 +83,18 @@ class CleanConfig(Section):
     replace_private_data: bool | None = None
     """Replace mail and network addresses, telephone and identity numbers by placeholders; if left out, only
     where the preset is `prose`: in code what looks like an address may be a version."""
+    banned_words: Annotated[dict[str, FilePath], Field(max_length=MOST_ENTRIES), AfterValidator(require_codes)] = Field(
+        default_factory=dict
+    )
+    """Lists of words, an entry a line, by language ({id: kotor.txt}); `default` is for those without one."""
+    most_banned_words: Annotated[int, Field(ge=0, le=MOST_ENTRIES)] = 0
+    """A document may have so many of them."""
+    most_banned_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    """Or they may be this share of its words."""
+    quality: QualityConfig | None = None
+    """Drop documents that a model gives a low score."""
+    topic: TopicConfig | None = None
+    """Keep a label of each document in its record."""
     most_dropped_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Largest share of the documents of a source, or of one language in it, that one rule may drop; beyond it the
     command stops with the numbers and examples, and `--accept-loss` goes on."""
@@ -90,6 +103,13 @@ class CleanConfig(Section):
     def replaces_private_data(self) -> bool:
         """True if private data is replaced."""
         return self.preset == "prose" if self.replace_private_data is None else self.replace_private_data
+
+    @property
+    def asks_language(self) -> bool:
+        """True if the language of a document makes a difference."""
+        by_language = {*self.banned_words, *(self.quality.threshold if self.quality else ())} - {DEFAULT}
+        has_quantile = self.quality is not None and bool(self.quality.quantile)
+        return bool(self.preset == "prose" or self.languages or by_language or has_quantile)
 
 
 def _each_once(methods: tuple[str, ...]) -> tuple[str, ...]:
@@ -118,9 +138,12 @@ class OrderConfig(Section):
     """The order in which the documents of a source are read."""
 
     by: Order = "shuffle"
-    """`score` (ascending), `similar` (documents with similar content next to each other), or `shuffle`."""
+    """`score` (ascending), `label` (documents with equal labels next to each other), `similar` (those with similar
+    content), or `shuffle`."""
     score_key: str = "score"
     """`score`: key of each record that holds the number."""
+    label_key: str = "topic"
+    """`label`: key of each record that holds the label."""
     descending: bool = False
     """`score`: the largest first."""
     seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0
@@ -336,6 +359,8 @@ def _keys_at(location: Location) -> tuple[str, ...]:
     kinds: dict[str, type[Section]] = {
         "clean": CleanConfig,
         "extract": ExtractConfig,
+        "quality": QualityConfig,
+        "topic": TopicConfig,
         "dedup": DedupConfig,
         "order": OrderConfig,
         "filters": FilterConfig,

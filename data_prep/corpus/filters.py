@@ -17,8 +17,8 @@ from datatrove.pipeline.filters import (
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from data_prep.corpus.fit import Languages
-from data_prep.corpus.outcome import Outcome
-from data_prep.corpus.steps import DropDocuments
+from data_prep.corpus.outcome import NO_LANGUAGE, Outcome
+from data_prep.corpus.steps import LANGUAGE, DropDocuments
 from data_prep.corpus.words import Words
 from data_prep.text.clean_rules import PRESETS, Preset, Text, judge
 from data_prep.text.languages.identify import Identify, code_of
@@ -52,7 +52,9 @@ class RuleFilter(BaseFilter):  # type: ignore[misc] # datatrove has no types
         text = self.languages.text(doc.text) if self.languages else Text(doc.text)
         found = judge(text, PRESETS[self.preset], self.spare_markup)
         if self.outcome and self.languages:
-            self.outcome.note_language(next(iter(text.languages), None), found.unknown)
+            language = next(iter(text.languages), None)
+            self.outcome.note_language(language, found.unknown)
+            doc.metadata[LANGUAGE] = language or NO_LANGUAGE
         return True if found.broken is None else (False, found.broken)
 
 

@@ -89,13 +89,13 @@ def read_fit(file: Path) -> dict[str, tuple[int, int]]:
         raise unreadable(file, error) from error
 
 
-def _sample(files: Sequence[InputFile], text_key: str) -> Iterator[str]:
+def sample_of(files: Sequence[InputFile], text_key: str, characters: int) -> Iterator[str]:
     """Yield documents of files from all over the input. One that cannot be read is told of by who reads it whole."""
     count = min(len(files), MAX_FILES)
     for number in range(count):
         with suppress(DataError):
             file = files[number * len(files) // count]
-            yield from sample_documents([file], text_key, SAMPLED_CHARACTERS // count)
+            yield from sample_documents([file], text_key, characters // count)
 
 
 class MeasureFit(PipelineStep):  # type: ignore[misc] # datatrove has no types
@@ -113,7 +113,7 @@ class MeasureFit(PipelineStep):  # type: ignore[misc] # datatrove has no types
 
     def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> None:
         """See datatrove's `PipelineStep`."""
-        fit = measure_fit(_sample(self.files, self.text_key), self.identify)
+        fit = measure_fit(sample_of(self.files, self.text_key, SAMPLED_CHARACTERS), self.identify)
         content = {language: {"taken": count, "fitting": fitting} for language, (count, fitting) in sorted(fit.items())}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         replace_file(self.file, json.dumps(content).encode() + b"\n")

@@ -14,6 +14,7 @@ from typing import Any
 
 from data_prep.corpus.config import DedupConfig, DedupMethod, ExecutorConfig, SourceConfig
 from data_prep.corpus.fit import fit_file, kept_fit
+from data_prep.corpus.judging import judging_files
 from data_prep.corpus.loss import require_accepted
 from data_prep.corpus.made_of import PLAN_FILE, TASKS, as_text, differences, plan_of, recorded_plan, shown
 from data_prep.corpus.near import choose_bands
@@ -28,6 +29,7 @@ from data_prep.corpus.threshold_curve import (
     read_curve,
     wanted_characters,
 )
+from data_prep.text.file_hashes import known_hash
 from data_prep.text.file_kinds import DROPPED, FILES_LIST, STATE_FOLDER
 from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.text_files import (
@@ -103,6 +105,7 @@ def clean_job(
     """Clean a source."""
     work = output / STATE_FOLDER / "work"
     reading = reading_of(files, output, source, tasks)
+    judged_by = {str(file): known_hash(file) for file in judging_files(source.cleaning)}
     return Job(
         title=f"clean {output.name}",
         output=output,
@@ -114,6 +117,7 @@ def clean_job(
         settings={
             "clean": source.cleaning.model_dump(exclude={"most_dropped_share"}),
             "language_model": str(cleaning.language_model) if cleaning.language_model else None,
+            **({"judged_by": judged_by} if judged_by else {}),
         },
         most_dropped_share=source.cleaning.most_dropped_share,
         accepts_loss=cleaning.accepts_loss,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -99,6 +99,10 @@ class Outcome:
         self._languages[self._language] += 1
         self._unknown.update(f"{self._language}/{rule}" for rule in unknown_to)
 
+    def note_unknown(self, rule: str) -> None:
+        """Note that a rule was not applied to the document that was read last."""
+        self._unknown[f"{self._language or NO_LANGUAGE}/{rule}"] += 1
+
     def drop(self, reason: str) -> None:
         """List the document that was read last, with the reason for dropping it."""
         if self._open_line is None:
@@ -111,14 +115,14 @@ class Outcome:
         if self._open_line is not None:
             self.drop(self.lost)
 
-    def keep(self, raw: bytes, text: str, is_changed: bool) -> None:
-        """Write a document: the line itself, or with its new text in place of the old one."""
+    def keep(self, raw: bytes, text: str, is_changed: bool, added: Mapping[str, object] | None = None) -> None:
+        """Write a document: the line itself, or with its new text in place of the old one, and with `added` keys."""
         if self._kept is None:
             raise AssertionError("a document was kept outside its file")
         self._open_line = None
         self._counts["kept"] += 1
         self._counts["kept_characters"] += len(text)
-        self._kept.write(_line(raw, text, self.text_key, is_changed))
+        self._kept.write(_line(raw, text, self.text_key, is_changed, added or {}))
 
     def _list(self, line: int, reason: str, begin: str | None = None) -> None:
         if self._dropped is None:
@@ -156,8 +160,9 @@ def _read_report(file: Path) -> FileReport:
         raise unreadable(file, error) from error
 
 
-def _line(raw: bytes, text: str, text_key: str, is_changed: bool) -> bytes:
-    if not is_changed:
+def _line(raw: bytes, text: str, text_key: str, is_changed: bool, added: Mapping[str, object]) -> bytes:
+    if not is_changed and not added:
         return raw if raw.endswith(b"\n") else raw + b"\n"
     record: dict[str, Any] = json.loads(raw.removeprefix(BYTE_ORDER_MARK))  # noqa: TID251 (a record of the user, taken as it is)
-    return json.dumps(with_text(record, text_key, text), ensure_ascii=False).encode() + b"\n"
+    record = with_text(record, text_key, text) if is_changed else record
+    return json.dumps(record | dict(added), ensure_ascii=False).encode() + b"\n"

@@ -25,6 +25,7 @@ from datatrove.utils.hashing import HashConfig
 from data_prep.corpus.config import CleanConfig, DedupMethod
 from data_prep.corpus.filters import KeepLanguages, RuleFilter, named_filter
 from data_prep.corpus.fit import Languages, MeasureFit, fit_file
+from data_prep.corpus.judging import Sampling, judging
 from data_prep.corpus.near import Bands, FastSignature, FirstOfGroup
 from data_prep.corpus.outcome import Outcome
 from data_prep.corpus.private_data import PrivateData
@@ -81,8 +82,8 @@ def clean_stages(reading: Reading, config: CleanConfig, language_model: Path | N
     """Return the stage that cleans (rules, languages, datatrove's filters, private data) and what goes before it."""
     outcome, first = reading.outcome(), []
     identify = _identify(config, language_model)
-    languages = Languages(identify) if identify and config.preset == "prose" else None
-    if languages and not config.assume_language:
+    languages = Languages(identify) if identify and config.asks_language else None
+    if languages and config.preset == "prose" and not config.assume_language:
         languages.fit = fit_file(work)
         measure = MeasureFit(reading.files, reading.text_key, languages.identify, languages.fit)
         first = [Stage("languages", (measure,), 1)]
@@ -90,18 +91,20 @@ def clean_stages(reading: Reading, config: CleanConfig, language_model: Path | N
     if config.languages and identify:
         dropped = DropDocuments(outcome, "other language")
         steps.append(KeepLanguages(config.languages, config.least_language_score, identify, dropped))
+    judges = judging(Sampling(reading.files, reading.text_key, config, languages), outcome, work)
+    steps += judges.steps
     for wanted in config.filters:
         steps.append(named_filter(wanted.name, wanted.arguments, DropDocuments(outcome, wanted.name)))
     if config.replaces_private_data:
         steps.append(PrivateData())
-    return [*first, reading.stage("clean", *steps, outcome=outcome)]
+    return [*first, *judges.stages, reading.stage("clean", *steps, *judges.after_all, outcome=outcome)]
 
 
 def _identify(config: CleanConfig, language_model: Path | None) -> Identify | None:
     """Return the function that finds the language of a text; None if nobody asks for it."""
     if config.assume_language:
         return Assumed(config.assume_language)
-    return identifier(language_model) if config.preset == "prose" or config.languages else None
+    return identifier(language_model) if config.asks_language else None
 
 
 def dedup_stages(reading: Reading, method: DedupMethod, bands: Bands, work: Path) -> list[Stage]:

@@ -31,6 +31,7 @@ from harness.screen import Screen
 try:
     from data_prep.corpus.extracting import extract_job
     from data_prep.corpus.jobs import Cleaning, Job, clean_job, dedup_job, dropped_of, run_job
+    from data_prep.corpus.judging import LEAST_SAMPLED, LOW_QUALITY
     from data_prep.corpus.ordering import order_job
     from data_prep.corpus.slurm_jobs import SlurmProgress, advance_on_slurm, wait_on_slurm
     from data_prep.corpus.threshold_curve import CURVE_FILE, read_curve
@@ -226,10 +227,11 @@ def print_report(folder: Path, reports: Sequence[FileReport]) -> None:
     for reason, count in dropped_of(reports).most_common():
         say(f"  {reason}: {count:,} ({_percent(count, documents)})")
     _print_languages(reports)
+    _print_not_applied(_total(report.unknown for report in reports))
 
 
 def _print_languages(reports: Sequence[FileReport]) -> None:
-    """Say what became of each language, and where rules were not applied; nothing where all is English."""
+    """Say what became of each language; nothing where all is English."""
     languages = _total(report.languages for report in reports)
     dropped = _total(report.dropped_by_language for report in reports)
     if set(languages) <= {"en"}:
@@ -241,11 +243,21 @@ def _print_languages(reports: Sequence[FileReport]) -> None:
         say(f"  language {language}: kept {kept:,} of {count:,} ({_percent(kept, count)}){': ' + why if why else ''}")
     if len(languages) > _LANGUAGES_SHOWN:
         say(f"  and {len(languages) - _LANGUAGES_SHOWN} more languages (--json has them)")
-    unknown = _total(report.unknown for report in reports)
+
+
+def _print_not_applied(unknown: Counter[str]) -> None:
+    """Say where rules were not applied, of counts by `language/rule`."""
     for rule in dict.fromkeys(name.partition("/")[2] for name, _ in unknown.most_common()):
         by_language = Counter({name.partition("/")[0]: n for name, n in unknown.items() if name.endswith(f"/{rule}")})
         shown = ", ".join(f"{language} {count:,}" for language, count in by_language.most_common(_NOT_APPLIED_SHOWN))
         more = f" and {len(by_language) - _NOT_APPLIED_SHOWN} more" if len(by_language) > _NOT_APPLIED_SHOWN else ""
+        if rule == LOW_QUALITY:
+            say(
+                f"  NOT APPLIED: {rule!r} to {by_language.total():,} documents of languages with fewer than "
+                f"{LEAST_SAMPLED} documents in the sample: {shown}{more}. Give them a threshold.",
+                err=True,
+            )
+            continue
         say(
             f"  NOT APPLIED: {rule!r} to {by_language.total():,} documents of languages that it does not know, or "
             f"whose words are not in this source: taken for {shown}{more}. If they are another language, name it "

@@ -12,6 +12,9 @@ from data_prep.corpus.outcome import Outcome
 from data_prep.text.input_file import InputFile
 from data_prep.text.read_documents import Rejection, read_records
 
+ADDED, LANGUAGE = "added", "language"
+"""Under these names a document carries keys to write into its record, and its language."""
+
 
 def files_of_task(num_files: int, rank: int, world_size: int) -> range:
     """Return the numbers of the files that a task reads; tasks take the files in order."""
@@ -61,7 +64,8 @@ class KeepDocuments(PipelineStep):  # type: ignore[misc]
         """See datatrove's `PipelineStep`."""
         for document in data:
             line = document.metadata
-            self.outcome.keep(line["raw"], document.text, is_changed=document.text != line["original"])
+            is_changed = document.text != line["original"]
+            self.outcome.keep(line["raw"], document.text, is_changed, line.get(ADDED))
             yield document
 
 

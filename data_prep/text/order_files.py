@@ -1,4 +1,4 @@
-"""Writes the documents of files in another order: by a score of each record, like ones together, or shuffled.
+"""Writes the documents of files in another order: by a score or a label of each record, like ones together, or shuffled.
 
 The text is read two to four times and never held as a whole: first what each document is sorted by (some bytes of
 memory a document; by likeness a kilobyte of disk); then every line goes to the bucket of its new place; then each
@@ -7,7 +7,6 @@ bucket is put in order in memory.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import struct
@@ -22,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.text.input_file import InputFile
+from data_prep.text.labels import NO_LABEL, label_of, value_under
 from data_prep.text.read_documents import Record, Rejection, read_records
 from data_prep.text.similar_order import DIMENSIONS, DocumentFrequencies, similar_order
 from data_prep.text.text_files import written_whole
-from data_prep.text.text_key import path_in, value_at
 from data_prep.text.whole_json import BYTE_ORDER_MARK
 from harness.errors import DataError
 
@@ -41,9 +40,10 @@ class OrderJob:
 
     files: Sequence[InputFile]
     folder: Path
-    by: Literal["score", "similar", "shuffle"]
+    by: Literal["score", "label", "similar", "shuffle"]
     text_key: str = "text"
     score_key: str = "score"
+    label_key: str = "topic"
     descending: bool = False
     seed: int = 0
     bytes_per_file: int = 1024**3
@@ -93,11 +93,29 @@ def _places(job: OrderJob, count: int, folder: Path) -> NDArray[np.int64]:
     elif job.by == "score":
         scores = np.fromiter((_score(record, job.score_key) for record in _documents(job)), np.float64, count)
         order = np.argsort(-scores if job.descending else scores, kind="stable")
+    elif job.by == "label":
+        order = np.argsort(_ranks_of_labels(job, count), kind="stable")
     else:
         order = _similar(job, count, folder / "vectors")
     places = np.empty(count, dtype=np.int64)
     places[order] = np.arange(count)
     return places
+
+
+def _ranks_of_labels(job: OrderJob, count: int) -> NDArray[np.int64]:
+    """Return the place of each document's label among all labels in the order of the alphabet, [documents]."""
+    numbers: dict[str, int] = {}
+    found = np.fromiter(
+        (numbers.setdefault(label_of(record, job.label_key), len(numbers)) for record in _documents(job)),
+        np.int64,
+        count,
+    )
+    # Documents without a label come last.
+    ordered = sorted(numbers, key=lambda label: (label == NO_LABEL, label))
+    ranks = np.zeros(len(numbers), dtype=np.int64)
+    for rank, label in enumerate(ordered):
+        ranks[numbers[label]] = rank
+    return ranks[found]
 
 
 def _similar(job: OrderJob, count: int, file: Path) -> NDArray[np.int64]:
@@ -175,9 +193,7 @@ def _line(record: Record) -> bytes:
 
 
 def _score(record: Record, key: str) -> float:
-    content = json.loads(record.raw.removeprefix(BYTE_ORDER_MARK))  # noqa: TID251 (a record of the user, taken as it is)
-    path = path_in(content, key)
-    value = value_at(content, path) if path else None
+    value = value_under(record.raw, key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise DataError(
             f"{record.file}: line {record.line} has no number under {key!r} (found {value!r}). Ordering by score needs "

@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
+from data_prep.verbs.judging_options import JUDGING, judging_settings
 from harness.errors import UsageError
 from harness.finite_range import FiniteRange
 from harness.limits import MOST_SECONDS, MOST_SEED, MOST_THREADS
@@ -138,6 +139,7 @@ def extract(
 @click.option(
     "--private-data", type=click.Choice(["replace", "keep"]), help="Default: replaced if the preset is prose."
 )
+@JUDGING
 @WORKERS
 def clean(
     *,
@@ -146,6 +148,7 @@ def clean(
     assume_language: str | None,
     languages: tuple[str, ...],
     private_data: Literal["replace", "keep"] | None,
+    **judging: Any,  # noqa: ANN401 - options of `JUDGING`
 ) -> CleanConfig:
     """Drop documents that are not worth training on, by rules, and count what each rule drops.
 
@@ -158,8 +161,10 @@ def clean(
     prose: for web text, in any language; a rule that knows nothing of a language, or whose words do not fit what is
     taken for it, is not applied, and that is told. code: for source files. light: only what is broken, for books. Every
     file is written under its own name; lines without private data stay as they are; NAME.dropped says which lines went
-    and why. Where a rule drops more than half of a source, or of a language in it, the command stops with examples.
-    Run the same command again after an interruption, or to see how far Slurm is: finished work is not repeated.
+    and why. --quality-model scores every document, and --banned-words looks for the words of your lists (both by
+    language: --quality-threshold id=0.3). Where a rule drops more than half of a source, or of a language in it, the
+    command stops with examples. Run the same command again after an interruption, or to see how far Slurm is: finished
+    work is not repeated.
     """
     from data_prep.corpus.config import CleanConfig
 
@@ -169,6 +174,7 @@ def clean(
         assume_language=assume_language,
         languages=languages or None,
         replace_private_data={None: None, "replace": True, "keep": False}[private_data],
+        **judging_settings(**judging),
     )
 
 
@@ -207,12 +213,15 @@ def dedup(*, methods: tuple[DedupMethod, ...], threshold: float, keep: str | Non
 
 @click.command()
 @verb
-@click.option("--by", type=click.Choice(["score", "similar", "shuffle"]), default="shuffle", show_default=True)
+@click.option("--by", type=click.Choice(["score", "label", "similar", "shuffle"]), default="shuffle", show_default=True)
 @click.option("--score-key", default="score", show_default=True, help="Key of each record that holds the number.")
+@click.option("--label-key", default="topic", show_default=True, help="Key of each record that holds the label.")
 @click.option("--descending", is_flag=True, help="The largest score first.")
 @click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True)
-def order(*, by: Literal["score", "similar", "shuffle"], score_key: str, descending: bool, seed: int) -> OrderConfig:
-    """Write documents in another order: by a score, like ones next to each other, or shuffled.
+def order(
+    *, by: Literal["score", "label", "similar", "shuffle"], score_key: str, label_key: str, descending: bool, seed: int
+) -> OrderConfig:
+    """Write documents in another order: by a score or a label, like ones next to each other, or shuffled.
 
     \b
     Examples:
@@ -221,12 +230,12 @@ def order(*, by: Literal["score", "similar", "shuffle"], score_key: str, descend
       harness data order --config corpus.yaml --executor slurm
 
     tokenize keeps the order of documents. score: a curriculum, from the least to the largest number under a key of each
-    record. similar: clusters of TF-IDF vectors, from near to near. Memory grows with the number of documents, not with
+    record. label: equal labels next to each other, in the order of the alphabet. similar: clusters of TF-IDF vectors, from near to near. Memory grows with the number of documents, not with
     their length; the disk needs room for the text twice.
     """
     from data_prep.corpus.config import OrderConfig
 
-    return OrderConfig(by=by, score_key=score_key, descending=descending, seed=seed)
+    return OrderConfig(by=by, score_key=score_key, label_key=label_key, descending=descending, seed=seed)
 
 
 def _wrong_options(error: ValidationError) -> str:

@@ -107,3 +107,19 @@ def test_the_command(raw: Path, tmp_path: Path) -> None:
     assert result.stdout.startswith(f"{tmp_path}/ordered: kept 200 of 201 documents")
     (file,) = find_inputs([str(tmp_path / "ordered")])
     assert json.loads(gzip.decompress(Path(str(file)).read_bytes()).splitlines()[0])["score"] == 199
+
+
+def test_by_label(raw: Path) -> None:
+    """Equal labels are next to each other, in the order of the alphabet; those without one are last."""
+    labels = ["b", None, "a", 7]
+    lines = [json.loads(line) for line in (raw / "a.jsonl").read_text().splitlines()[:120]]
+    for line in lines:
+        line |= {"topic": labels[line["id"] % 4]} if line["id"] % 4 != 1 or line["id"] % 8 == 1 else {}
+    (raw / "a.jsonl").write_text("\n".join([*map(json.dumps, lines), "not JSON"]))
+    (raw / "b.jsonl.gz").unlink()
+    found = ordered(raw, by="label")
+    places = [[number for number in range(120) if number % 4 == rest] for rest in (3, 2, 0, 1)]
+    assert [line["id"] for line in found] == sum(places, [])
+    (raw / "a.jsonl").write_text(json.dumps({"text": "a", "topic": ["b"]}))
+    with pytest.raises(DataError, match=r"line 1 has \['b'\] under 'topic', and a label is text or a number"):
+        ordered(raw, by="label")

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.text.classifiers.fasttext_file import open_fasttext
 from harness.errors import UsageError
 
 MOST_GUESSES = 3
@@ -93,28 +94,12 @@ class ModelFile:
 
     def _opened(self) -> Any:  # noqa: ANN401 (of fastText)
         if self._model is None:
-            self._model = _fasttext(self.file)
+            self._model = open_fasttext(self.file, "language model")
         return self._model
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the model, which cannot be sent to another process."""
         return {"file": self.file, "_model": None}
-
-
-def _fasttext(file: Path) -> Any:  # noqa: ANN401 (of fastText)
-    try:
-        from fasttext.FastText import _FastText
-    except ImportError as error:
-        raise UsageError(
-            f"language model {file}: it needs the Python package fasttext-numpy2-wheel, which is not installed. "
-            "Install the project with its `data-clean` extra."
-        ) from error
-    try:
-        return _FastText(str(file))
-    except (ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"language model {file}: is not a fastText model ({error}). Give for example lid.176.bin."
-        ) from error
 
 
 def identifier(model_file: Path | None) -> Identify:

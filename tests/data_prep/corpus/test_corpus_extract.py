@@ -41,8 +41,8 @@ def page(text: str, head: str = "<title>A heading</title>") -> bytes:
     """A web page with its text between what every page has."""
     paragraphs = "".join(f"<p>{line}</p>" for line in text.split("\n"))
     return (
-        f"<!DOCTYPE html><html lang='en-GB'><head>{head}</head><body><nav><a href='/'>Home</a> <a href='/x'>News</a></nav>"
-        f"<article>{paragraphs}</article><footer>Copyright of nobody</footer></body></html>"
+        f"<!DOCTYPE html><html lang='en-GB'><head>{head}</head><body><nav><a href='/'>Home</a> "
+        f"<a href='/x'>News</a></nav><article>{paragraphs}</article><footer>Copyright of nobody</footer></body></html>"
     ).encode()
 
 
