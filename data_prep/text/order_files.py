@@ -1,4 +1,4 @@
-"""Writes the documents of files in another order: by a score or a label of each record, like ones together, or shuffled.
+"""Writes the documents of files in another order: by a score or label of each record, like ones together, or shuffled.
 
 The text is read two to four times and never held as a whole: first what each document is sorted by (some bytes of
 memory a document; by likeness a kilobyte of disk); then every line goes to the bucket of its new place; then each
@@ -105,11 +105,8 @@ def _places(job: OrderJob, count: int, folder: Path) -> NDArray[np.int64]:
 def _ranks_of_labels(job: OrderJob, count: int) -> NDArray[np.int64]:
     """Return the place of each document's label among all labels in the order of the alphabet, [documents]."""
     numbers: dict[str, int] = {}
-    found = np.fromiter(
-        (numbers.setdefault(label_of(record, job.label_key), len(numbers)) for record in _documents(job)),
-        np.int64,
-        count,
-    )
+    labels = (label_of(record, job.label_key) for record in _documents(job))
+    found = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64, count)
     # Documents without a label come last.
     ordered = sorted(numbers, key=lambda label: (label == NO_LABEL, label))
     ranks = np.zeros(len(numbers), dtype=np.int64)

@@ -73,11 +73,11 @@ def split_files(job: SplitJob) -> Split:
             (job.folder / name).mkdir()
             streams[name] = stack.enter_context(written_whole(job.folder / name / FILE))
         for record in _documents(job, result):
-            name = names[label_of(record, job.by)]
+            name, text = names[label_of(record, job.by)], str(record.content)
             line = record.raw.removeprefix(BYTE_ORDER_MARK)
             streams[name].write(line if line.endswith(b"\n") else line + b"\n")
             result.shares[name].documents += 1
-            result.shares[name].characters += len(record.content)
+            result.shares[name].characters += len(text)
     return result
 
 

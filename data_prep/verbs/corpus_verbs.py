@@ -230,8 +230,9 @@ def order(
       harness data order --config corpus.yaml --executor slurm
 
     tokenize keeps the order of documents. score: a curriculum, from the least to the largest number under a key of each
-    record. label: equal labels next to each other, in the order of the alphabet. similar: clusters of TF-IDF vectors, from near to near. Memory grows with the number of documents, not with
-    their length; the disk needs room for the text twice.
+    record. label: equal labels next to each other, in the order of the alphabet. similar: clusters of TF-IDF vectors,
+    from near to near. Memory grows with the number of documents, not with their length; the disk needs room for the
+    text twice.
     """
     from data_prep.corpus.config import OrderConfig
 

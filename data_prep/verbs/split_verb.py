@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import click
 
 from harness.errors import DataError
 from harness.say import say
+from harness.sole_writer import LOCK_FILE, partial_folder, refuse_links
 
 MOST_LABELS = 500
 
@@ -34,16 +36,16 @@ def split(*, inputs: tuple[str, ...], by: str, output: Path, text_key: str, most
       harness data tokenize topics/history --tokenizer tokenizer.model --channel history --output data
 
     Lines stay as they are, in their order. Documents without a label go to the folder unlabelled. Letters and signs
-    that no name of a channel has are replaced. An interrupted call leaves nothing behind but a hidden folder: run it
+    that no name of a channel has are replaced. An interrupted call leaves OUTPUT.partial behind: run it
     again.
     """
     from data_prep.text.input_files import find_inputs
     from data_prep.text.split_files import SplitJob, split_files
     from data_prep.text.write_errors import explaining_write_errors
-    from harness.sole_writer import partial_folder
 
     files = find_inputs(inputs)
     with explaining_write_errors(output, "Other folders"), partial_folder(output) as held:
+        _clear(held.folder)
         job = SplitJob(files=files, folder=held.folder, by=by, text_key=text_key, most_labels=most_labels)
         result = split_files(job)
         if not result.shares:
@@ -55,3 +57,15 @@ def split(*, inputs: tuple[str, ...], by: str, output: Path, text_key: str, most
         say(f"{output / name}: {share.documents:,} documents, {share.characters:,} characters{shown}")
     if result.rejected:
         say(f"{result.rejected:,} lines are not documents, and left out", err=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an interrupted call has left."""
+    refuse_links(folder)
+    for path in folder.iterdir():
+        if path.name == LOCK_FILE:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

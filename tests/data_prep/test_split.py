@@ -65,7 +65,19 @@ def test_rare_labels_share_a_folder(raw: Path, tmp_path: Path) -> None:
     assert "other: 3 documents, 18 characters, 3 labels" in result.stdout
 
 
-def test_nothing_is_left_of_a_call_that_fails(raw: Path, tmp_path: Path) -> None:
+def test_nothing_of_a_call_that_fails_is_in_the_next_one(raw: Path, tmp_path: Path) -> None:
+    raw.with_name("b.jsonl.gz").write_bytes(gzip.compress(raw.read_bytes() * 2)[:-9])
+    raw.with_name("c.jsonl").write_text(json.dumps({"text": "t", "meta": {"topic": "of c"}}))
+    stale = tmp_path / "out.partial" / "of an earlier call"
+    stale.mkdir(parents=True)
+    (stale / "00000.jsonl.gz").write_bytes(b"")
+    error = call(raw.with_name("b.jsonl.gz"), "--by", "meta.topic", "--output", tmp_path / "out").exception
+    assert isinstance(error, DataError) and "damaged or cut short" in str(error)
+    assert call(raw.with_name("c.jsonl"), "--by", "meta.topic", "--output", tmp_path / "out").exception is None
+    assert texts(tmp_path / "out") == {"of-c": ["t"]} and not stale.parent.exists()
+
+
+def test_labels_and_texts_that_are_none_are_told(raw: Path, tmp_path: Path) -> None:
     error = call(raw, "--by", "meta", "--output", tmp_path / "out").exception
     assert isinstance(error, DataError) and "a label is text or a number" in str(error)
     assert not (tmp_path / "out").exists()
