@@ -201,6 +201,39 @@ def make_packed(folder: Path) -> None:
         pyarrow.parquet.write_table(table, folder / f"{name}.parquet", compression=compression, row_group_size=40)
 
 
+def make_pages(folder: Path) -> None:
+    """A web page, a book, and archives of both."""
+    from matplotlib.backends.backend_pdf import PdfPages
+    from matplotlib.figure import Figure
+
+    make_text(folder)
+    texts = [json.loads(line)["text"] for line in (folder / "text.jsonl").read_bytes().splitlines()[:3]]
+    (folder / "text.jsonl").unlink()
+    paragraphs = "".join(f"<p>{text}</p><table><tr><td>{text}</td></tr></table>" for text in texts)
+    page = f"<html lang=en><head><meta charset=utf-8><title>A</title></head><body>{paragraphs}</body></html>".encode()
+    with PdfPages(folder / "book.pdf") as pdf:
+        figure = Figure()
+        figure.text(0.1, 0.5, "A line of a book")
+        pdf.savefig(figure)
+    book = (folder / "book.pdf").read_bytes()
+    records = [_record(page, "text/html", gzip.compress), _record(page, "text/html; charset=utf-8", bytes)]
+    records.append(_record(book, "application/pdf", bytes))
+    (folder / "page.html").write_bytes(page)
+    (folder / "crawl.warc").write_bytes(b"".join(records))
+    (folder / "crawl.warc.gz").write_bytes(b"".join(map(gzip.compress, records)))
+
+
+def _record(body: bytes, content_type: str, pack: Callable[[bytes], bytes]) -> bytes:
+    encoding = "Content-Encoding: gzip\r\n" if pack is gzip.compress else ""
+    payload = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n{encoding}\r\n".encode() + pack(body)
+    head = (
+        f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Record-ID: <urn:uuid:{len(body)}>\r\n"
+        "WARC-Date: 2024-03-05T00:00:00Z\r\nWARC-Target-URI: https://example.org/\r\n"
+        f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(payload)}\r\n\r\n"
+    )
+    return head.encode() + payload + b"\r\n\r\n"
+
+
 def make_prepared(folder: Path) -> None:
     """Text that a corpus file has cleaned, freed of copies and put in order, and what that leaves for a restart."""
     make_text(folder)
@@ -249,6 +282,7 @@ CORPORA: dict[str, Callable[[Path], None]] = {
     "configs": make_configs,
     "model": make_model,
     "packed": make_packed,
+    "pages": make_pages,
     "prepared": make_prepared,
     "recordings": make_recordings,
     "run": make_run,

@@ -173,6 +173,24 @@ SURFACES: tuple[Surface, ...] = (
         check=accepted.documents_are_those_of_the_text,
     ),
     Surface(
+        "pages",
+        "pages",
+        [
+            Target("crawl.warc", "bytes", 2),
+            Target("crawl.warc", "lines", 2),
+            Target("crawl.warc.gz", "bytes"),
+            Target("page.html", "bytes"),
+            Target("page.html", "text"),
+            Target("book.pdf", "bytes", 2),
+        ],
+        [
+            Asked(
+                "extract", ["data", "extract", "{file}", "--seconds-per-page", "5", "--output", "out"], writes=("out*",)
+            )
+        ],
+        preload=(*LIGHT, "numpy", "datatrove", "data_prep.corpus.run_corpus", "data_prep.verbs.corpus_verbs"),
+    ),
+    Surface(
         "preparation",
         "prepared",
         [
@@ -193,6 +211,11 @@ SURFACES: tuple[Surface, ...] = (
                 for stage in ("clean", "dedup", "order")
             ],
             Asked("clean", ["data", "clean", "text.jsonl", "--output", "out", "--workers", "1"], writes=("out*",)),
+            Asked(
+                "clean with a list",
+                ["data", "clean", "text.jsonl", "--preset", "light", "--banned-words", "words.txt", "--output", "out"],
+                writes=("out*",),
+            ),
             Asked("dedup", ["data", "dedup", "text.jsonl", "--method", "exact", "--output", "out"], writes=("out*",)),
             Asked(
                 "order",
