@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from judges import trained
 
 import data_prep.demo
 from data_prep.demo.build import DemoSettings, standard_library_documents
@@ -48,10 +51,30 @@ def raw(tmp_path: Path) -> Path:
     parquet.write_table(arrow.table({"text": english}), tmp_path / "raw/en/0.parquet")
     code = standard_library_documents(DemoSettings(code_bytes=300_000))
     lines_of_code = "".join(json.dumps({"text": text}) + "\n" for text in code)
+    _write_pages(tmp_path, english)
     (tmp_path / "words.txt").write_text("梯度下降\nMegatron\n")
     (tmp_path / "corpus.yaml").write_text(corpus_file())
     (tmp_path / "raw/code/0.jsonl.zst").write_bytes(zstandard.compress(lines_of_code.encode()))
     return tmp_path
+
+
+def _write_pages(folder: Path, english: Sequence[str]) -> None:
+    """An archive of web pages and a page by itself, a model for their quality, and a list of words."""
+    for package in ("trafilatura", "pypdfium2", "warcio", "fasttext"):
+        pytest.importorskip(package)
+    (folder / "raw/pages").mkdir()
+    records = []
+    for number, text in enumerate(english[:6]):
+        paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in text.splitlines() if line.strip())
+        page = f"<html><head><title>{number}</title></head><body><article>{paragraphs}</article></body></html>".encode()
+        payload = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + page
+        head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: https://site{number % 2}.example.org/\r\n"
+        head += f"WARC-Record-ID: <urn:uuid:{number}>\r\nContent-Length: {len(payload)}\r\n\r\n"
+        records.append(gzip.compress(head.encode() + payload + b"\r\n\r\n"))
+    (folder / "raw/pages/crawl.warc.gz").write_bytes(b"".join(records))
+    (folder / "raw/pages/alone.html").write_bytes(page)
+    trained(folder / "quality.bin", {"hq": english[:30], "cc": ["click buy cheap casino bonus prize"] * 30})
+    (folder / "banned.txt").write_text("casino\n")
 
 
 def test_every_command_of_the_page_works(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +89,12 @@ def test_every_command_of_the_page_works(raw: Path, monkeypatch: pytest.MonkeyPa
     verbs = {command.split()[2] for command in outputs}
     assert verbs == {
         *("clean", "dedup", "order", "train-tokenizer", "inspect-tokenizer", "extend-tokenizer", "tokenize", "merge"),
-        *("verify", "count", "sample", "show", "mix", "prepare"),
+        *("verify", "count", "sample", "show", "mix", "prepare", "extract", "split"),
+    }
+    assert {path.name for path in (raw / "topics").iterdir()} == {
+        "site0.example.org",
+        "site1.example.org",
+        "unlabelled",
     }
     # The merged channel is the channel; what is mixed can be opened.
     shard, whole = (parts_of(raw / path)[0] for path in ("merged/zh", "data/zh"))
