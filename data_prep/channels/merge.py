@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import reduce
 from itertools import islice
@@ -175,25 +176,25 @@ def _runs_of_documents(parts: Sequence[Part], tokens_per_part: int | None, done:
     """Yield documents, never past the document with which a part of the output ends."""
     in_part = 0
     for part in parts:
-        opened, provenance = open_part(part), all_of_part(part)
-        digest = xxhash.xxh3_64()
-        lengths = opened.table.lengths.astype(np.int64)
-        ends = np.cumsum(lengths)
-        first = 0
-        while first < len(lengths):
-            before = int(ends[first - 1]) if first else 0
-            room = TOKENS_AT_ONCE if tokens_per_part is None else min(TOKENS_AT_ONCE, tokens_per_part - in_part)
-            # The document that reaches the limit is the last of the run.
-            last = min(int(np.searchsorted(ends, before + room, side="left")), len(ends) - 1)
-            tokens = opened.tokens[before : int(ends[last])]
-            digest.update(tokens.data.cast("B") if len(tokens) else b"")
-            yield _Run(tokens, lengths[first : last + 1], islice(provenance, last + 1 - first))
-            in_part = (
-                0 if tokens_per_part is not None and in_part + len(tokens) >= tokens_per_part else in_part + len(tokens)
-            )
-            done(len(tokens) * opened.header.token_type.num_bytes)
-            first = last + 1
-        _check_hash(opened, digest.hexdigest())
+        with closing(all_of_part(part)) as provenance:
+            opened = open_part(part)
+            digest = xxhash.xxh3_64()
+            lengths = opened.table.lengths.astype(np.int64)
+            ends = np.cumsum(lengths)
+            first = 0
+            while first < len(lengths):
+                before = int(ends[first - 1]) if first else 0
+                room = TOKENS_AT_ONCE if tokens_per_part is None else min(TOKENS_AT_ONCE, tokens_per_part - in_part)
+                # The document that reaches the limit is the last of the run.
+                last = min(int(np.searchsorted(ends, before + room, side="left")), len(ends) - 1)
+                tokens = opened.tokens[before : int(ends[last])]
+                digest.update(tokens.data.cast("B") if len(tokens) else b"")
+                yield _Run(tokens, lengths[first : last + 1], islice(provenance, last + 1 - first))
+                in_part += len(tokens)
+                in_part = 0 if tokens_per_part is not None and in_part >= tokens_per_part else in_part
+                done(len(tokens) * opened.header.token_type.num_bytes)
+                first = last + 1
+            _check_hash(opened, digest.hexdigest())
 
 
 def _check_hash(opened: OpenPart, found: str) -> None:

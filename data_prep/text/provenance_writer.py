@@ -31,7 +31,7 @@ class _GivenUpError(Exception):
 class ProvenanceWriter:
     """Writes one file; it has its name after `finish`, and nothing is left of it after `close`.
 
-    Equal entries give equal bytes. It needs 8 bytes of memory for 4,096 entries, and the names of the source files.
+    Equal entries give equal bytes. It needs 8 bytes of memory for 1,024 entries, and the names of the source files.
     """
 
     def __init__(self, path: Path) -> None:

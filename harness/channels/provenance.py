@@ -1,13 +1,13 @@
 r"""Where documents came from: source file, line, and the record's id or URL, in a file beside a part or a text file.
 
-`part-00007.provenance` has an entry for each document of the part, and `0.jsonl.gz.provenance` one for each line of that
-file. Training never reads them. Layout, little-endian, without padding; D entries in blocks of 4,096:
+`part-00007.provenance` has an entry for each document of the part, and `0.jsonl.gz.provenance` one for each line of
+that file. Training never reads them. Layout, little-endian, without padding; D entries in blocks of 1,024:
 
     magic `HPROVEN1`
     every block, packed with zlib: the columns file, line, piece and bytes of the name, then the names end to end
     the names of the source files, with a NUL between two, packed with zlib
     the end of every block, uint64
-    the tail: D, owner, end of the blocks, bytes of the names packed and plain, XXH3 of all before it, each uint64; magic
+    the tail, of uint64: D, owner, end of the blocks, bytes of the names packed and plain, XXH3 of all; then the magic
 
 A column is int64; file and line are differences to the entry before, piece and bytes are not. Its lowest bytes come
 first, then the next ones, and so on: nearly all of them are zero. File -1 is not known. The owner is the XXH3 of the
@@ -35,7 +35,7 @@ from harness.text import one_line
 
 ENDING = ".provenance"
 MAGIC = b"HPROVEN1"
-BLOCK_ENTRIES = 4096
+BLOCK_ENTRIES = 1024
 MOST_NAME_BYTES = 1024
 """Bytes of an id or a URL; a longer one is cut."""
 MOST_FILE_NAMES_BYTES = 1 << 26
@@ -61,6 +61,10 @@ class Provenance(NamedTuple):
     """The record's id or URL; empty if it has none."""
     piece: int = 0
     """Number of the piece, from 1, of a document that was split; 0 of a whole one."""
+
+    def to_json(self) -> dict[str, object] | None:
+        """Return it as plain values; None where it is not known."""
+        return self._asdict() if self.file else None
 
     def in_words(self) -> str:
         """Return it in one line for people."""
@@ -99,31 +103,38 @@ def pack_block(files: Sequence[int], lines: Sequence[int], pieces: Sequence[int]
     return zlib.compress(b"".join(map(_planes, columns)) + b"".join(names), 9)
 
 
-def _unpack_block(packed: bytes, count: int, files: Sequence[str]) -> list[Provenance]:
-    """Return the entries of a block.
+class _Block:
+    """Entries that were read together."""
 
-    Raises:
-        ValueError: It is not a block of so many entries.
-    """
-    plain = _unzipped(packed, count * (8 * _COLUMNS + MOST_NAME_BYTES))
-    if len(plain) < 8 * _COLUMNS * count:
-        raise ValueError("a block is too short")
-    columns = [_column(plain[8 * count * number : 8 * count * (number + 1)], count) for number in range(_COLUMNS)]
-    numbers, lines = list(accumulate(columns[0])), list(accumulate(columns[1]))
-    pieces, sizes = columns[2], columns[3]
-    _require(numbers, UNKNOWN_FILE, len(files) - 1, "a file")
-    _require(lines, 0, MOST_LINE, "a line")
-    _require(pieces, 0, MOST_PIECE, "a piece")
-    _require(sizes, 0, MOST_NAME_BYTES, "the size of a name")
-    begin = 8 * _COLUMNS * count
-    if sum(sizes) != len(plain) - begin:
-        raise ValueError("the names of a block are not as long as it says")
-    entries = []
-    for number, line, piece, size in zip(numbers, lines, pieces, sizes, strict=True):
-        name = plain[begin : begin + size].decode("utf-8", "replace")
-        begin += size
-        entries.append(UNKNOWN if number == UNKNOWN_FILE else Provenance(files[number], line, name, piece))
-    return entries
+    def __init__(self, packed: bytes, count: int, files: Sequence[str]) -> None:
+        """Unpack the entries.
+
+        Raises:
+            ValueError: It is not a block of so many entries.
+            zlib.error: It is damaged.
+        """
+        plain = _unzipped(packed, count * (8 * _COLUMNS + MOST_NAME_BYTES))
+        begin = 8 * _COLUMNS * count
+        if len(plain) < begin:
+            raise ValueError("a block is too short")
+        columns = [_column(plain[8 * count * number : 8 * count * (number + 1)], count) for number in range(_COLUMNS)]
+        self._file_names, self._plain = files, plain
+        self._files, self._lines = list(accumulate(columns[0])), list(accumulate(columns[1]))
+        self._pieces, sizes = columns[2], columns[3]
+        _require(self._files, UNKNOWN_FILE, len(files) - 1, "a file")
+        _require(self._lines, 0, MOST_LINE, "a line")
+        _require(self._pieces, 0, MOST_PIECE, "a piece")
+        _require(sizes, 0, MOST_NAME_BYTES, "the size of a name")
+        self._borders = list(accumulate(sizes, initial=begin))
+        if self._borders[-1] != len(plain):
+            raise ValueError("the names of a block are not as long as it says")
+
+    def entry(self, number: int) -> Provenance:
+        """Return one of them."""
+        if self._files[number] == UNKNOWN_FILE:
+            return UNKNOWN
+        name = self._plain[self._borders[number] : self._borders[number + 1]].decode("utf-8", "replace")
+        return Provenance(self._file_names[self._files[number]], self._lines[number], name, self._pieces[number])
 
 
 def packed_file_names(names: Sequence[str]) -> tuple[bytes, int]:
@@ -152,7 +163,7 @@ class ProvenanceFile:
         except (ValueError, zlib.error) as error:
             raise self._damaged(str(error)) from None
         self.num_entries = tail.num_entries
-        self._block: tuple[int, list[Provenance]] = (-1, [])
+        self._block: tuple[int, _Block] | None = None
 
     def __enter__(self) -> ProvenanceFile:
         """Return itself; it is closed at the end."""
@@ -174,8 +185,8 @@ class ProvenanceFile:
         """
         if owner is not None and self._tail.owner != owner:
             raise DataError(
-                f"{self._path} does not belong to the file beside it, which was made anew or changed. Restore the file, "
-                f"or remove {self._path}: then it is not known where its documents came from."
+                f"{self._path} does not belong to the file beside it, which was made anew or changed. Restore that "
+                f"file, or remove {self._path}: then it is not known where its documents came from."
             )
         if num_entries is not None and self.num_entries != num_entries:
             raise self._damaged(f"it has {self.num_entries:,} entries for {num_entries:,} documents")
@@ -206,10 +217,10 @@ class ProvenanceFile:
         """
         if not 0 <= number < self.num_entries:
             raise self._damaged(f"it has {self.num_entries:,} entries, and entry {number:,} was asked for")
-        block = number // BLOCK_ENTRIES
-        if self._block[0] != block:
+        block, inner = divmod(number, BLOCK_ENTRIES)
+        if self._block is None or self._block[0] != block:
             self._block = (block, self._read_block(block))
-        return self._block[1][number % BLOCK_ENTRIES]
+        return self._block[1].entry(inner)
 
     def entries(self) -> Iterator[Provenance]:
         """Yield all entries.
@@ -221,12 +232,12 @@ class ProvenanceFile:
         for number in range(self.num_entries):
             yield self.entry(number)
 
-    def _read_block(self, block: int) -> list[Provenance]:
+    def _read_block(self, block: int) -> _Block:
         begin = self._ends[block - 1] if block else len(MAGIC)
         count = min(BLOCK_ENTRIES, self.num_entries - block * BLOCK_ENTRIES)
         self._stream.seek(begin)
         try:
-            return _unpack_block(self._stream.read(self._ends[block] - begin), count, self._files)
+            return _Block(self._stream.read(self._ends[block] - begin), count, self._files)
         except (ValueError, zlib.error) as error:
             raise self._damaged(str(error)) from None
 
@@ -296,16 +307,21 @@ def open_provenance(path: Path) -> ProvenanceFile | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror or error}. Correct its permissions, or remove it."
-        ) from None
+        raise _unreadable(path, error) from None
     try:
         return ProvenanceFile(stream, path)
     except BaseException as error:
         stream.close()
         if isinstance(error, OSError):
-            raise DataError(f"cannot read {path}: {error.strerror or error}. Copy it again, or remove it.") from None
+            raise _unreadable(path, error) from None
         raise
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"cannot read {path}: {error.strerror or error}. Put the file there again, or remove it: then it is not known "
+        "where the documents came from."
+    )
 
 
 def _differences(values: Sequence[int]) -> list[int]:

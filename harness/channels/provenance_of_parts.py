@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def provenance_of(part: Part) -> ProvenanceFile | None:
     return opened
 
 
-def all_of_part(part: Part) -> Iterator[Provenance]:
+def all_of_part(part: Part) -> Generator[Provenance, None, None]:
     """Yield where every document of a part came from; of a part without a record, that it is not known.
 
     Raises:
@@ -45,8 +45,20 @@ def all_of_part(part: Part) -> Iterator[Provenance]:
         yield from opened.entries()
 
 
+def provenance_of_document(part: Part, document: int) -> Provenance:
+    """Return where a document of a part came from; `UNKNOWN` if that is not recorded, or the record is damaged."""
+    try:
+        opened = provenance_of(part)
+        if opened is None:
+            return UNKNOWN
+        with opened:
+            return opened.entry(document)
+    except (DataError, OSError):
+        return UNKNOWN
+
+
 class Provenances:
-    """Answers where documents of channels came from. What is missing or damaged is not known: it never stops anybody."""
+    """Says where documents of channels came from. What is missing or damaged is not known, and never stops anybody."""
 
     def __init__(self, channels: Mapping[str, Path]) -> None:
         """Take the folder, or the bare prefix, of each channel by name. Nothing is read before it is asked for."""
@@ -68,8 +80,15 @@ class Provenances:
             opened = self._opened(channel, part)
             return [UNKNOWN if opened is None else opened.entry(document) for document in documents]
         except (DataError, OSError):
+            if (opened := self._open.get((channel, part))) is not None:
+                opened.close()
             self._open[(channel, part)] = None
             return [UNKNOWN] * len(documents)
+
+    def in_words(self, channel: str, part: str, documents: Sequence[int]) -> list[str] | None:
+        """Return where documents of a part came from, each in a line for people; None if it is known of none."""
+        found = self.of(channel, part, documents)
+        return None if all(each is UNKNOWN for each in found) else [each.in_words() for each in found]
 
     def _opened(self, channel: str, part: str) -> ProvenanceFile | None:
         key = (channel, part)

@@ -30,3 +30,5 @@ class NamedDocuments(BaseModel):
     """Name of the part."""
     documents: tuple[Count, ...]
     """Their numbers in the part."""
+    provenance: tuple[Text, ...] = ()
+    """Where the first of them came from: source file, line, and id or URL; empty where that is not recorded."""
