@@ -42,6 +42,7 @@ def all_of_part(part: Part) -> Generator[Provenance, None, None]:
         yield from repeat(UNKNOWN, part.num_documents)
         return
     with opened:
+        opened.require_whole()
         yield from opened.entries()
 
 

@@ -15,6 +15,9 @@ from harness.limits import MOST_LAUNCHES, MOST_STEPS
 from harness.say import say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.channels.provenance import Provenance
     from harness.run.paths import RunDir
     from harness.tokenizers.tokenizer import Tokenizer
     from harness.usage.past_steps import PastStep
@@ -94,7 +97,7 @@ def where(*, run: Path, step: int, attempt: int | None, as_json: bool) -> None:
         ]
     if as_json:
         entries = [
-            {"channel": channel, "part": part, "documents": numbers, "provenance": [each.to_json() for each in origins]}
+            {"channel": channel, "part": part, "documents": numbers, **_origins_json(origins)}
             for channel, part, numbers, origins in places
         ]
         say(json.dumps({"step": step, "attempt": found.record.attempt, "parts": entries}, indent=1))
@@ -113,6 +116,13 @@ def _headline(run: Path, found: PastStep) -> str:
     of_channels = ", ".join(f"{channel} {count}" for channel, count in sorted(counts.items()))
     record = found.record
     return f"step {record.step} of {run} (attempt {record.attempt}): {len(found.samples)} samples ({of_channels})"
+
+
+def _origins_json(origins: Sequence[Provenance]) -> dict[str, object]:
+    """Return the field that says where documents came from, null for one that is not known; none if none is."""
+    if not any(origin.file for origin in origins):
+        return {}
+    return {"provenance": [origin.to_json() for origin in origins]}
 
 
 def _channel_paths(run_dir: RunDir) -> dict[str, Path]:

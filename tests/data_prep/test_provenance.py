@@ -269,9 +269,8 @@ def test_a_damaged_file_is_told_by_verify_and_stops_nobody(
     with Provenances({"zh": job.folder}) as known:
         first, *_ = known.of("zh", part.name, [0, part.num_documents - 1])
         assert first == Provenance("", 0) or reason == "its hash is another one"
-    if reason != "its hash is another one":
-        with pytest.raises(DataError, match="part-00000.provenance"):
-            merge_channels([job.folder], tmp_path / "merged", None, lambda _: None)
+    with pytest.raises(DataError, match="part-00000.provenance"):
+        merge_channels([job.folder], tmp_path / "merged", None, lambda _: None)
 
 
 def test_an_entry_that_points_nowhere_is_damage(tmp_path: Path) -> None:
