@@ -25,7 +25,7 @@ class ShownDocument:
     """Counted from 0 within its part, as evidence and the order of data name it."""
     tokens: int
     provenance: Provenance
-    """Where it came from."""
+    """Its source file, line, and id or URL."""
     text: str
     ids: list[int]
     """The tokens that were decoded: all, or the first of them."""

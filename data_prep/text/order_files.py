@@ -92,7 +92,7 @@ def order_files(job: OrderJob) -> Ordered:
 
 
 class _Origins:
-    """Where the documents came from, in the order of the input: 16 bytes for each."""
+    """The provenance of the documents, in the order of the input: 16 bytes for each."""
 
     def __init__(self) -> None:
         self._names: dict[str, int] = {}

@@ -48,7 +48,7 @@ class Batch:
 
     texts: list[str]
     provenance: list[Provenance]
-    """Where each text came from."""
+    """The place that each text came from."""
     start: ReadState
     end: ReadState
     bytes_read: int

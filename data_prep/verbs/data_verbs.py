@@ -111,7 +111,6 @@ def tokenize(  # noqa: PLR0913 - one argument per option
     what is there and does nothing. With other input or another tokenizer it refuses, so no document is ever in a
     channel twice; `harness data append` adds further files.
     """
-    # Imported here so that --help stays instant.
     from data_prep.channels.channel_job import ChannelJob
     from data_prep.channels.tokenize_channel import tokenize_channel
     from data_prep.text.input_files import find_inputs

@@ -1,4 +1,4 @@
-r"""Where documents came from: source file, line, and the record's id or URL, in a file beside a part or a text file.
+r"""The provenance of documents: source file, line, and the record's id or URL, in a file beside a part or a text file.
 
 `part-00007.provenance` has an entry for each document of the part, and `0.jsonl.gz.provenance` one for each line of
 that file. Training never reads them. Layout, little-endian, without padding; D entries in blocks of 1,024:

@@ -1,4 +1,4 @@
-"""Where the documents of parts came from, for people who ask: of whole parts, or of some documents of a run."""
+"""Says where the documents of parts came from: of whole parts, or of some documents of a run."""
 
 from __future__ import annotations
 

@@ -31,4 +31,4 @@ class NamedDocuments(BaseModel):
     documents: tuple[Count, ...]
     """Their numbers in the part."""
     provenance: tuple[Text, ...] = ()
-    """Where the first of them came from: source file, line, and id or URL; empty where that is not recorded."""
+    """Source file, line, and id or URL of the first of them; empty where that is not recorded."""

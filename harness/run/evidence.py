@@ -62,7 +62,7 @@ class Sample(BaseModel):
     index: Count = Field(default=0, alias="sample")
     documents: tuple[Count, ...] = ()
     provenance: tuple[Text, ...] = ()
-    """Where each of the documents came from; empty where that is not recorded."""
+    """Source file, line, and id or URL of each of the documents; empty where that is not recorded."""
     one_token_share: Number = Field(default=0.0, alias="most_common_token_share")
     repeated_share: Number = 0.0
     newline_share: Number = 0.0

@@ -55,7 +55,7 @@ class SampleReport:
     sample: int
     documents: list[int]
     provenance: list[str] | None
-    """Where each of them came from, in words; None if the channel does not record it."""
+    """Source file, line, and id or URL of each, in words; None if the channel does not record it."""
     tokens: int
     loss: float | None
     """From evidence, with the weights of when it was asked for; None without."""
