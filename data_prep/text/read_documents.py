@@ -120,12 +120,12 @@ def read_records(
     if kind and kind.content == "parquet":
         from data_prep.text.parquet import read_rows
 
-        for row in read_rows(file, text_key, start.line, whole_rows):
+        for row in read_rows(file, text_key, start.line, whole_rows, NO_NAMES if whole_rows else names):
             text = _text_of_row(row.content, text_key, max_line_bytes)
             content = check_text(text) if isinstance(text, str) else text
             is_written = whole_rows and isinstance(content, str)
             raw = _as_line(with_text(row.whole, text_key, content)) if is_written else b""
-            yield Record(file, row.number, content, row.file_bytes_read, 0, b"", raw)
+            yield Record(file, row.number, content, row.file_bytes_read, 0, b"", raw, row.name)
         return
     yield from _read_lines(file, text_key, max_line_bytes, start, names)
 

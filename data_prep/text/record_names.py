@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from data_prep.text.text_key import path_in, value_at
+from harness.channels.provenance import MOST_NAME_BYTES
 
 NameKeys: TypeAlias = "str | bool"
 """A key, spelt as `--text-key` is; True for the usual ones, False for none."""
@@ -28,15 +29,29 @@ def name_in(record: Mapping[str, Any], keys: NameKeys) -> str:
     """
     if isinstance(keys, str):
         path = path_in(record, keys)
-        return _as_name(value_at(record, path)) if path else ""
+        return as_name(value_at(record, path)) if path else ""
     if not keys:
         return ""
     for names in (_URLS, _IDS):
         for place in _objects_in(record):
             for name in names:
-                if (value := place.get(name)) is not None and (found := _as_name(value)):
+                if (value := place.get(name)) is not None and (found := as_name(value)):
                     return found
     return ""
+
+
+def paths_of_names(keys: NameKeys, find: Callable[[str], tuple[str, ...] | None]) -> list[tuple[str, ...]]:
+    """Return the way to the first URL, and to the first id, that a table has, or to the key that is named.
+
+    `find` returns the way to a column (or a field of a struct) by its name with dots; None if there is none.
+    """
+    if isinstance(keys, str):
+        return [path for path in (find(keys),) if path]
+    outer = [(name,) for name in _INSIDE]
+    places = [(), *outer, *((*place, name) for place in ((), *outer) for name in _HEADERS)]
+    usual = ([(*place, name) for place in places for name in names] for names in (_URLS, _IDS) if keys)
+    found = (next((path for path in paths if find(".".join(path)) == path), None) for paths in usual)
+    return [path for path in found if path]
 
 
 def _objects_in(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -49,7 +64,10 @@ def _objects_in(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return places
 
 
-def _as_name(value: object) -> str:
+def as_name(value: object) -> str:
+    """Return a text (also as bytes) or a whole number as the name of a record; empty for anything else."""
+    if isinstance(value, bytes):
+        value = value[: 4 * MOST_NAME_BYTES].decode("utf-8", "replace")
     if isinstance(value, str):
-        return value
+        return value[:MOST_NAME_BYTES]  # more is cut anyway, and thousands are held at once
     return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else ""

@@ -368,3 +368,28 @@ def test_many_entries_take_a_few_bytes_each(tmp_path: Path) -> None:
         assert opened.entry(19_999) == entries[-1] and opened.entry(3) == entries[3]
         with pytest.raises(DataError, match="entry 20,000 was asked for"):
             opened.entry(20_000)
+
+
+def test_rows_of_parquet_have_their_ids(job: ChannelJob, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    texts = [f"第{number}" for number in range(30)]
+    urls = [f"https://example.org/{number}" if number % 3 else None for number in range(30)]
+    tables = {
+        "urls": {"text": texts, "metadata": [{"url": url, "n": 1.5} for url in urls], "id": list(range(30))},
+        "none": {"text": texts, "id": [1.5] * 30},
+        "dots": {"text": texts, "a.b": urls, "own": [f"o{number}" for number in range(30)]},
+    }
+    expected = {
+        "urls": [url or str(number) for number, url in enumerate(urls)],
+        "none": [""] * 30,
+        "dots": [f"o{number}" for number in range(30)],
+    }
+    for name, columns in tables.items():
+        file = tmp_path / f"{name}.parquet"
+        parquet.write_table(arrow.table(columns), file, row_group_size=7)
+        made = replace(job, inputs=[file], folder=tmp_path / name, id_key="own" if name == "dots" else None)
+        make(made, tokenizer)
+        [part] = parts_of(made.folder)
+        assert list(all_of_part(part)) == [
+            Provenance(str(file), row, found) for row, found in enumerate(expected[name], start=1)
+        ]
