@@ -13,6 +13,7 @@ from harness.channels.provenance import (
     BLOCK_ENTRIES,
     MAGIC,
     MOST_FILE_NAMES_BYTES,
+    MOST_FILES,
     MOST_NAME_BYTES,
     TAIL,
     UNKNOWN_FILE,
@@ -87,7 +88,8 @@ class ProvenanceWriter:
         if (number := self._files.get(file)) is not None:
             return number
         size = len(file.encode("utf-8", "surrogateescape")) + 1
-        if "\0" in file or self._file_name_bytes + size > MOST_FILE_NAMES_BYTES:
+        is_full = len(self._files) >= MOST_FILES or self._file_name_bytes + size > MOST_FILE_NAMES_BYTES
+        if is_full or "\0" in file:
             return UNKNOWN_FILE
         self._file_name_bytes += size
         return self._files.setdefault(file, len(self._files))

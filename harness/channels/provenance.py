@@ -39,7 +39,9 @@ BLOCK_ENTRIES = 1024
 MOST_NAME_BYTES = 1024
 """Bytes of an id or a URL; a longer one is cut."""
 MOST_FILE_NAMES_BYTES = 1 << 26
-"""Names of the source files of one part."""
+"""Names of the source files of one part. Further files are not recorded."""
+MOST_FILES = 1 << 20
+"""Source files of one part."""
 MOST_LINE = 2**53
 MOST_PIECE = 2**31 - 1
 UNKNOWN_FILE = -1
@@ -48,6 +50,8 @@ _COLUMNS = 4
 _MOST_SHOWN = 300
 """Characters of a name, or of an id, that are shown."""
 _HASHED_AT_ONCE = 1 << 20
+_MOST_PACKING = 1 << 16
+"""Bytes by which zlib may make a piece longer."""
 
 
 class Provenance(NamedTuple):
@@ -266,10 +270,10 @@ class ProvenanceFile:
 
     def _file_names(self) -> list[str]:
         self._stream.seek(self._tail.blocks_end)
-        packed = self._stream.read(min(self._tail.names_packed, 2 * MOST_FILE_NAMES_BYTES))
+        packed = self._stream.read(min(self._tail.names_packed, MOST_FILE_NAMES_BYTES + _MOST_PACKING))
         plain = _unzipped(packed, self._tail.names_plain)
-        if len(plain) != self._tail.names_plain:
-            raise ValueError("the names of files are not as long as it says")
+        if len(plain) != self._tail.names_plain or plain.count(b"\0") >= MOST_FILES:
+            raise ValueError(f"the names of files are not as long as it says, or more than {MOST_FILES:,}")
         return [name.decode("utf-8", "surrogateescape") for name in plain.split(b"\0")]
 
     def _block_ends(self, size: int) -> array[int]:
@@ -279,7 +283,7 @@ class ProvenanceFile:
         ends.frombytes(self._stream.read(8 * num_blocks))
         if sys.byteorder == "big":
             ends.byteswap()
-        most = BLOCK_ENTRIES * (8 * _COLUMNS + MOST_NAME_BYTES) + (1 << 16)  # zlib never makes much more of it
+        most = BLOCK_ENTRIES * (8 * _COLUMNS + MOST_NAME_BYTES) + _MOST_PACKING
         before = len(MAGIC)
         for end in ends:
             if not before < end <= before + most:

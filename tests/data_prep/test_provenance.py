@@ -8,6 +8,8 @@ import random
 import signal
 import subprocess
 import sys
+import tracemalloc
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -271,6 +273,24 @@ def test_a_damaged_file_is_told_by_verify_and_stops_nobody(
         assert first == Provenance("", 0) or reason == "its hash is another one"
     with pytest.raises(DataError, match="part-00000.provenance"):
         merge_channels([job.folder], tmp_path / "merged", None, lambda _: None)
+
+
+def test_absurdly_many_names_of_files_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.provenance"
+    writer = ProvenanceWriter(path)
+    writer.add(Provenance("a", 1))
+    names = b"\0" * (60 << 20)
+    monkeypatch.setattr(
+        "data_prep.text.provenance_writer.packed_file_names", lambda _: (zlib.compress(names), len(names))
+    )
+    writer.finish(0)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="the names of files are not as long as it says, or more than 1,048,576"):
+            open_provenance(path)
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_entry_that_points_nowhere_is_damage(tmp_path: Path) -> None:
