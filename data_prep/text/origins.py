@@ -15,6 +15,9 @@ from data_prep.text.provenance_writer import ProvenanceWriter
 from harness.channels.provenance import Provenance, ProvenanceFile, beside_text, open_provenance
 from harness.errors import DataError
 
+_WEB = ("http://", "https://")
+"""Addresses at which nothing lies beside a file: a server may answer anything for another name."""
+
 
 class Origins:
     """Tells where lines of input files came from, of one file after another."""
@@ -66,10 +69,17 @@ def recorded_of(file: InputFile) -> ProvenanceFile | None:
 def _opened(file: InputFile) -> ProvenanceFile | None:
     if isinstance(file, Path):
         return open_provenance(file.with_name(beside_text(file.name)))
+    if file.address.startswith(_WEB):
+        return None
     beside = RemoteFile(beside_text(file.address))
     try:
-        return ProvenanceFile(open_bytes(beside), beside)
-    except FileNotFoundError:
+        stream = open_bytes(beside)
+        try:
+            return ProvenanceFile(stream, beside)
+        except BaseException:
+            stream.close()
+            raise
+    except (FileNotFoundError, PermissionError):  # which a store also says of what is not there
         return None
     except OSError as error:
         raise DataError(f"cannot read {beside}: {error.strerror or error}. Remove it to go on without.") from error

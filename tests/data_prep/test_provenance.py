@@ -21,6 +21,7 @@ from tokenized import content_of, make, write_lines
 
 from data_prep.channels.merge import merge_channels
 from data_prep.channels.tokenize_channel import ChannelJob
+from data_prep.text.input_files import find_inputs
 from data_prep.text.order_files import OrderJob, order_files
 from data_prep.text.provenance_writer import ProvenanceWriter
 from harness.channels.provenance import MOST_NAME_BYTES, Provenance, open_provenance
@@ -413,3 +414,34 @@ def test_rows_of_parquet_have_their_ids(job: ChannelJob, tokenizer: Tokenizer, t
         assert list(all_of_part(part)) == [
             Provenance(str(file), row, found) for row, found in enumerate(expected[name], start=1)
         ]
+
+
+def test_appended_files_are_named_too(model_file: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        records = [{"text": f"{number} {line}", "url": f"u{line}", "own": f"o{line}"} for line in range(5)]
+        write_lines(tmp_path / f"{number}.jsonl", *records)
+    arguments = ["--tokenizer", model_file, "--channel", "zh", "--output", tmp_path / "data", "--max-lost-share", "1"]
+    run("tokenize", tmp_path / "0.jsonl", *arguments)
+    run("append", tmp_path / "1.jsonl", *arguments, "--id-key", "own")
+    first, second = (list(all_of_part(part)) for part in parts_of(tmp_path / "data" / "zh"))
+    assert first == [Provenance(str(tmp_path / "0.jsonl"), line + 1, f"u{line}") for line in range(5)]
+    assert second == [Provenance(str(tmp_path / "1.jsonl"), line + 1, f"o{line}") for line in range(5)]
+
+
+def test_the_record_beside_a_file_at_an_address_is_read(job: ChannelJob, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    (tmp_path / "out").mkdir()
+    order_files(OrderJob(files=job.inputs, folder=tmp_path / "out", by="shuffle"))
+    memory = fsspec.filesystem("memory")
+    for path in (tmp_path / "out").iterdir():
+        memory.pipe(f"/provenance/{path.name}", path.read_bytes())
+    names = []
+    for address in ("memory://provenance/00000.jsonl.gz", str(tmp_path / "out" / "00000.jsonl.gz")):
+        folder = tmp_path / f"data-{len(names)}"
+        make(replace(job, inputs=find_inputs([address]), folder=folder), tokenizer)
+        names.append([each for part in parts_of(folder) for each in all_of_part(part)])
+    assert names[0] == names[1]
+    assert {each.file for each in names[0]} == set(map(str, job.inputs))
+    memory.rm("/provenance/00000.jsonl.gz.provenance")
+    make(replace(job, inputs=find_inputs(["memory://provenance/00000.jsonl.gz"]), folder=tmp_path / "own"), tokenizer)
+    assert next(all_of_part(parts_of(tmp_path / "own")[0])).file == "memory:///provenance/00000.jsonl.gz"
