@@ -24,6 +24,8 @@ class ChannelJob:
     folder: Path
     """The channel folder; it is made if missing."""
     text_key: str = "text"
+    id_key: str | None = None
+    """Key of a record's id or URL, for the provenance of the documents; None for the usual keys."""
     tokens_per_part: int = 1_000_000_000
     """A part ends with the document that reaches this many tokens."""
     append_end_of_document: bool = True

@@ -4,6 +4,7 @@ The pair of files is Megatron's indexed dataset, version 1, little endian throug
 
     part-00000.bin   the token ids of all documents, back to back, each as uint16 or int32
     part-00000.idx   as `harness.channels.index_file` describes it, with one sequence for each document
+    part-00000.provenance   where each document came from (`harness.channels.provenance`), if that is known of any
     parts.jsonl      one line per finished part, appended when both files are whole and on disk; its format is that of
                      `harness.channels.channels`, which reads it
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,8 +26,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from data_prep.text.provenance_writer import ProvenanceWriter
 from harness.channels.channels import PARTS_FILE, listed_parts
 from harness.channels.index_file import index_header
+from harness.channels.parts import beside
+from harness.channels.provenance import ENDING, Provenance
 from harness.errors import DataError
 from harness.run.files import STAGING_SUFFIX, append_durably, replacing, require_own
 
@@ -107,7 +111,7 @@ def require_parts(folder: Path, num_parts: int, num_tokens: int) -> None:
 class PartWriter:
     """Writes one part document by document; the part exists only after `finish`."""
 
-    def __init__(self, folder: Path, number: int, dtype: np.dtype[np.generic]) -> None:
+    def __init__(self, folder: Path, number: int, dtype: np.dtype[np.generic], *, has_provenance: bool = False) -> None:
         self.num_tokens = 0
         self._folder = folder
         self._prefix = part_prefix(number)
@@ -118,6 +122,9 @@ class PartWriter:
         self._partial.unlink(missing_ok=True)  # of a killed call, or a link
         self._binary = self._partial.open("xb", buffering=1 << 20)
         self._own = os.fstat(self._binary.fileno())
+        provenance = beside(folder / self._prefix, ENDING)
+        provenance.unlink(missing_ok=True)  # of a killed call
+        self._provenance = ProvenanceWriter(provenance) if has_provenance else None
 
     def add_document(self, ids: Sequence[int]) -> None:
         """Append one document; every id must be within the vocabulary that the dtype was chosen for."""
@@ -133,8 +140,14 @@ class PartWriter:
         self._lengths.frombytes(lengths.astype(np.int32).tobytes())
         self.num_tokens += len(ids)
 
+    def add_provenance(self, entries: Iterable[Provenance]) -> None:
+        """Say where the documents came from that were appended since the last call, one entry for each."""
+        if self._provenance is not None:
+            for entry in entries:
+                self._provenance.add(entry)
+
     def finish(self) -> FinishedPart:
-        """Put both files on disk under their names, then the part's line into `parts.jsonl`."""
+        """Put the files on disk under their names, then the part's line into `parts.jsonl`."""
         part = FinishedPart(
             prefix=self._prefix,
             tokens=self.num_tokens,
@@ -148,11 +161,15 @@ class PartWriter:
         require_own(self._partial, self._own)
         self._partial.replace(self._folder / f"{self._prefix}.bin")
         self._write_index()
+        if self._provenance is not None:
+            self._provenance.finish(self._hash.intdigest())
         append_durably(self._folder / PARTS_FILE, [json.dumps(asdict(part))])
         return part
 
     def close(self) -> None:
-        """Abandon an unfinished part, for example after an error, and remove its file: the disk may be full."""
+        """Abandon an unfinished part, for example after an error, and remove its files: the disk may be full."""
+        if self._provenance is not None:
+            self._provenance.close()
         with suppress(OSError):
             require_own(self._partial, self._own)
             self._partial.unlink()

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import reduce
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -20,6 +23,8 @@ from numpy.typing import NDArray
 from data_prep.channels.indexed_writer import FinishedPart, PartWriter, require_parts
 from data_prep.channels.source import finish_source
 from harness.channels.parts import Part
+from harness.channels.provenance import Provenance
+from harness.channels.provenance_of_parts import all_of_part
 from harness.channels.source import Source, Totals, read_source
 from harness.data.files.opened import OpenPart, dtype_of, open_part, parts_of
 from harness.errors import DataError, UsageError
@@ -28,7 +33,7 @@ from harness.run.files import STAGING_SUFFIX
 from harness.sole_writer import LOCK_FILE, partial_folder
 
 TOKENS_AT_ONCE = 4 << 20
-_OWN_NAME = re.compile(r"(part-\d+\.(bin|idx)|parts\.jsonl|source\.json)(\.partial)?")
+_OWN_NAME = re.compile(r"(part-\d+\.(bin|idx|provenance)|parts\.jsonl|source\.json)(\.partial)?")
 """Files of an unfinished merge."""
 
 
@@ -126,13 +131,14 @@ def _all_parts(inputs: Sequence[Path]) -> list[Part]:
 
 
 def _write(folder: Path, parts: Sequence[Part], tokens_per_part: int | None, done: Progress) -> list[FinishedPart]:
-    dtype = _widest(parts)
+    dtype, has_provenance = _widest(parts), any(part.provenance_path.exists() for part in parts)
     finished: list[FinishedPart] = []
     writer: PartWriter | None = None
     try:
-        for tokens, lengths in _runs_of_documents(parts, tokens_per_part, done):
-            writer = writer or PartWriter(folder, len(finished), dtype)
-            writer.add_documents(tokens, lengths)
+        for run in _runs_of_documents(parts, tokens_per_part, done):
+            writer = writer or PartWriter(folder, len(finished), dtype, has_provenance=has_provenance)
+            writer.add_documents(run.tokens, run.lengths)
+            writer.add_provenance(run.provenance)
             if tokens_per_part is not None and writer.num_tokens >= tokens_per_part:
                 finished.append(writer.finish())
                 writer = None
@@ -158,31 +164,37 @@ def _widest(parts: Sequence[Part]) -> np.dtype[np.generic]:
     return np.dtype("int32" if "int32" in kinds else "uint16").newbyteorder("<")
 
 
-def _runs_of_documents(
-    parts: Sequence[Part], tokens_per_part: int | None, done: Progress
-) -> Iterator[tuple[NDArray[np.integer], NDArray[np.int64]]]:
-    """Yield tokens and lengths of documents, never past the document with which a part of the output ends."""
+class _Run(NamedTuple):
+    """Some documents of a part."""
+
+    tokens: NDArray[np.integer]
+    lengths: NDArray[np.int64]
+    provenance: Iterator[Provenance]
+
+
+def _runs_of_documents(parts: Sequence[Part], tokens_per_part: int | None, done: Progress) -> Iterator[_Run]:
+    """Yield documents, never past the document with which a part of the output ends."""
     in_part = 0
     for part in parts:
-        opened = open_part(part)
-        digest = xxhash.xxh3_64()
-        lengths = opened.table.lengths.astype(np.int64)
-        ends = np.cumsum(lengths)
-        first = 0
-        while first < len(lengths):
-            before = int(ends[first - 1]) if first else 0
-            room = TOKENS_AT_ONCE if tokens_per_part is None else min(TOKENS_AT_ONCE, tokens_per_part - in_part)
-            # The document that reaches the limit is the last of the run.
-            last = min(int(np.searchsorted(ends, before + room, side="left")), len(ends) - 1)
-            tokens = opened.tokens[before : int(ends[last])]
-            digest.update(tokens.data.cast("B") if len(tokens) else b"")
-            yield tokens, lengths[first : last + 1]
-            in_part = (
-                0 if tokens_per_part is not None and in_part + len(tokens) >= tokens_per_part else in_part + len(tokens)
-            )
-            done(len(tokens) * opened.header.token_type.num_bytes)
-            first = last + 1
-        _check_hash(opened, digest.hexdigest())
+        with closing(all_of_part(part)) as provenance:
+            opened = open_part(part)
+            digest = xxhash.xxh3_64()
+            lengths = opened.table.lengths.astype(np.int64)
+            ends = np.cumsum(lengths)
+            first = 0
+            while first < len(lengths):
+                before = int(ends[first - 1]) if first else 0
+                room = TOKENS_AT_ONCE if tokens_per_part is None else min(TOKENS_AT_ONCE, tokens_per_part - in_part)
+                # The document that reaches the limit is the last of the run.
+                last = min(int(np.searchsorted(ends, before + room, side="left")), len(ends) - 1)
+                tokens = opened.tokens[before : int(ends[last])]
+                digest.update(tokens.data.cast("B") if len(tokens) else b"")
+                yield _Run(tokens, lengths[first : last + 1], islice(provenance, last + 1 - first))
+                in_part += len(tokens)
+                in_part = 0 if tokens_per_part is not None and in_part >= tokens_per_part else in_part
+                done(len(tokens) * opened.header.token_type.num_bytes)
+                first = last + 1
+            _check_hash(opened, digest.hexdigest())
 
 
 def _check_hash(opened: OpenPart, found: str) -> None:

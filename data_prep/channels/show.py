@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.channels.parts import Part
+from harness.channels.provenance import Provenance
+from harness.channels.provenance_of_parts import provenance_of_document
 from harness.data.files.opened import open_part
 from harness.errors import UsageError
 from harness.tokenizers.tokenizer import Tokenizer
@@ -22,6 +24,8 @@ class ShownDocument:
     document: int
     """Counted from 0 within its part, as evidence and the order of data name it."""
     tokens: int
+    provenance: Provenance
+    """Its source file, line, and id or URL."""
     text: str
     ids: list[int]
     """The tokens that were decoded: all, or the first of them."""
@@ -55,6 +59,7 @@ def find_documents(
                 ids = open_part(part).document(inner)
                 shown = [int(token) for token in ids[:max_tokens]]
                 yield ShownDocument(
+                    provenance=provenance_of_document(part, inner),
                     number=number,
                     part=part.name,
                     document=inner,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from data_prep.channels.totals import parts_text
 from data_prep.channels.verify_channel import Expectation, PartReport
 from harness.channels.source import Totals
+from harness.text import listed
 
 Judgement = Literal["good", "doubtful", "BAD"]
 
@@ -120,6 +122,9 @@ def _doubts(reports: Sequence[PartReport], expected: Expectation) -> Iterator[st
         yield f"{inner_ends:,} end-of-document tokens are inside documents: to a model the document ends there"
     if inner_begins:
         yield f"{inner_begins:,} tokens that begin documents are inside documents: to a model a document begins there"
+    without = [Path(report.prefix).name for report in reports if not report.has_provenance and not report.problems]
+    if without and any(report.has_provenance for report in reports):
+        yield f"of some parts it is not recorded where their documents came from, as it is of others: {listed(without)}"
     if expected.end_id is not None and ended < filled:
         yield f"{filled - ended:,} documents do not end with the end-of-document token (id {expected.end_id})"
     if expected.begin_id is not None and begun < filled:

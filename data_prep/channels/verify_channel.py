@@ -11,6 +11,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from harness.channels.parts import Part
+from harness.channels.provenance_of_parts import provenance_of
 from harness.data.files.opened import OpenPart, open_part
 from harness.errors import DataError
 from harness.tokenizers.pieces import Piece
@@ -61,6 +62,8 @@ class PartReport:
     """Characters of the documents that were read as text."""
     broken_characters: int = 0
     """Characters among these that are no character: bytes are missing."""
+    has_provenance: bool = False
+    """True if it is recorded where the documents came from."""
     problems: tuple[str, ...] = ()
 
 
@@ -85,7 +88,7 @@ def verify_part(part: Part, expected: Expectation) -> PartReport:
     except DataError as error:
         return PartReport(prefix=str(part.prefix), problems=(str(error),))
     seen = _read_through(opened.tokens, expected)
-    problems = []
+    has_provenance, problems = _check_provenance(part)
     if part.xxh3 is not None and seen.xxh3 != part.xxh3:
         problems.append(
             f"{part.bin_path} was altered: its hash is {seen.xxh3}, but {part.xxh3} in the list of parts. "
@@ -118,8 +121,28 @@ def verify_part(part: Part, expected: Expectation) -> PartReport:
         unknown_tokens=seen.num_unknown,
         text_characters=characters,
         broken_characters=broken,
+        has_provenance=has_provenance,
         problems=tuple(problems),
     )
+
+
+def _check_provenance(part: Part) -> tuple[bool, list[str]]:
+    """Return whether it is recorded where the documents of a part came from, and what is wrong with the record."""
+    try:
+        opened = provenance_of(part)
+        if opened is None:
+            return False, []
+        with opened:
+            opened.require_whole()
+            for _ in opened.entries():
+                pass
+    except DataError as error:
+        return True, [str(error)]
+    except OSError as error:
+        return True, [
+            f"{part.provenance_path}: cannot be read ({error.strerror or error}). Copy it again, or remove it."
+        ]
+    return True, []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from data_prep.channels.totals import Progress
 from data_prep.text.reader import Batch, BatchReader, ReadState
 from data_prep.tokenizers.encoders import Encoder
 from data_prep.tokenizers.round_trip import LOSS_ADVICE
+from harness.channels.provenance import Provenance
 from harness.channels.source import Source, Totals
 from harness.errors import DataError
 from harness.sole_writer import SoleWriter
@@ -72,7 +73,7 @@ class ChannelWriter:
             raise DataError(_changed_input(self._job.folder, batch.start.documents + done, batch.end.documents))
         if done == len(batch.texts):
             return
-        texts, first = batch.texts[done:], done
+        texts, provenance, first = batch.texts[done:], batch.provenance[done:], done
         encoded = encoder.encode(texts)
         found = self._check.look_at(texts, encoded, batch.start.documents + first, encoder)
         pieces = lay_down(encoded, self._shape)
@@ -82,7 +83,7 @@ class ChannelWriter:
             reaching = pieces.num_documents_reaching(wanted)
             count = len(pieces.per_document) if reaching is None else reaching
             written, pieces = pieces.split_at(count)
-            self._write(written)
+            self._write(written, provenance[done - first : done - first + count])
             self.counts = self.counts.plus(found.sums(done - first, done - first + count))
             done += count
             if reaching is not None:
@@ -126,14 +127,21 @@ class ChannelWriter:
             **asdict(self.counts.plus(further)),
         )
 
-    def _write(self, pieces: Pieces) -> None:
+    def _write(self, pieces: Pieces, provenance: Sequence[Provenance]) -> None:
         split, dropped = int((pieces.per_document > 1).sum()), int((pieces.per_document == 0).sum())
         self.counts = self.counts.plus(DocumentCounts(split=split, dropped=dropped))
         if not len(pieces.lengths):
             return
         if self._part is None:
-            self._part = PartWriter(self._job.folder, self.num_parts, self._dtype)
+            self._part = PartWriter(self._job.folder, self.num_parts, self._dtype, has_provenance=True)
         self._part.add_documents(pieces.ids, pieces.lengths)
+        self._part.add_provenance(of_pieces(provenance, pieces.per_document.tolist()))
+
+
+def of_pieces(provenance: Sequence[Provenance], per_document: Sequence[int]) -> Iterator[Provenance]:
+    """Yield the provenance of each piece that is written of documents; pieces of a split one have numbers."""
+    for entry, count in zip(provenance, per_document, strict=True):
+        yield from (entry._replace(piece=piece) for piece in range(1, count + 1)) if count > 1 else (entry,) * count
 
 
 def write_documents(job: ChannelJob, encoder: Encoder, writer: ChannelWriter, progress: Progress) -> Totals:
@@ -143,7 +151,7 @@ def write_documents(job: ChannelJob, encoder: Encoder, writer: ChannelWriter, pr
         DataError: The input is damaged, has no document or too many bad lines, or has changed since an interruption.
     """
     rejected_file, may_lose_files = job.folder / REJECTED_FILE, job.max_rejected_share >= 1
-    reader = BatchReader(job.inputs, job.text_key, rejected_file, may_lose_files=may_lose_files)
+    reader = BatchReader(job.inputs, job.text_key, rejected_file, may_lose_files=may_lose_files, name_key=job.id_key)
     end = writer.begin.batch
     with ahead(reader.batches(end)) as batches:
         for batch in batches:

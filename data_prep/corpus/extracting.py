@@ -21,10 +21,12 @@ from data_prep.corpus.steps import files_of_task
 from data_prep.text.file_hashes import hash_of_file
 from data_prep.text.file_kinds import DROPPED
 from data_prep.text.input_file import InputFile, file_bytes
+from data_prep.text.origins import recorded
 from data_prep.text.pages.bundles import Bundle, bundles_of
 from data_prep.text.pages.child import PageReader
 from data_prep.text.pages.read_pages import Page, read_pages
 from data_prep.text.text_files import FileReport, written_whole
+from harness.channels.provenance import Provenance
 from harness.errors import UsageError
 from harness.text import one_line
 
@@ -57,8 +59,10 @@ class ExtractPages(PipelineStep):  # type: ignore[misc] # datatrove has no types
     def _write(self, bundle: Bundle, reader: PageReader) -> None:
         output, reasons = self.folder / bundle.name, Counter[str]()
         kept = characters = 0
-        with written_whole(output) as stream, written_whole(output.with_name(output.name + DROPPED)) as listed:
-            for page in (page for file in bundle.files for page in read_pages(file)):
+        pages = ((file, page) for file in bundle.files for page in read_pages(file))
+        listing = written_whole(output.with_name(output.name + DROPPED))
+        with recorded(output) as record, listing as listed, written_whole(output) as stream:
+            for file, page in pages:
                 found = self._found(page, reader)
                 if (reason := found.pop("rejected", None)) is not None:
                     reasons[reason.partition(":")[0]] += 1
@@ -67,6 +71,7 @@ class ExtractPages(PipelineStep):  # type: ignore[misc] # datatrove has no types
                     continue
                 text = found.pop("text")
                 kept, characters = kept + 1, characters + len(text)
+                record(Provenance(str(file), page.number))
                 about = {name: value[:_MOST_NAME] for name, value in (found | page.known).items() if value}
                 stream.write(_line({self.text_key: text} | about))
         more = f" and {len(bundle.files) - 1} more" if len(bundle.files) > 1 else ""

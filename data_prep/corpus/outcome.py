@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import IO, Any
 from data_prep.text.file_hashes import hash_of_file
 from data_prep.text.file_kinds import DROPPED
 from data_prep.text.input_file import InputFile, file_bytes
+from data_prep.text.origins import recorded_lines
 from data_prep.text.own_json import read_own
 from data_prep.text.read_documents import Record, Rejection, with_text
 from data_prep.text.text_files import FileReport, report_of, unreadable, written_whole
@@ -45,6 +46,8 @@ class Outcome:
     _begin: str = field(default="", init=False)
     _kept: IO[bytes] | None = field(default=None, init=False)
     _dropped: IO[bytes] | None = field(default=None, init=False)
+    _record: Callable[[int], None] | None = field(default=None, init=False)
+    """Records from which line of the input the next line of the output is."""
     _counts: dict[str, int] = field(default_factory=dict, init=False)
     _reasons: Counter[str] = field(default_factory=Counter, init=False)
     _languages: Counter[str] = field(default_factory=Counter, init=False)
@@ -61,12 +64,13 @@ class Outcome:
         self._reasons, self._languages = Counter(), Counter()
         self._dropped_by_language, self._unknown = Counter(), Counter()
         try:
-            with written_whole(output) as self._kept, written_whole(output.with_name(output.name + DROPPED)) as listed:
-                self._dropped = listed
-                yield
+            with recorded_lines(output, self.files[number]) as self._record:
+                listing = written_whole(output.with_name(output.name + DROPPED))
+                with written_whole(output) as self._kept, listing as self._dropped:
+                    yield
         finally:
             # Open files cannot be sent to another process.
-            self._kept = self._dropped = None
+            self._kept = self._dropped = self._record = None
         report = FileReport(
             file=output.name,
             input=str(self.files[number]),
@@ -117,8 +121,9 @@ class Outcome:
 
     def keep(self, raw: bytes, text: str, is_changed: bool, added: Mapping[str, object] | None = None) -> None:
         """Write a document: the line itself, or with its new text in place of the old one, and with `added` keys."""
-        if self._kept is None:
-            raise AssertionError("a document was kept outside its file")
+        if self._kept is None or self._record is None or self._open_line is None:
+            raise AssertionError("a document was kept outside its file, or after it was dropped")
+        self._record(self._open_line)
         self._open_line = None
         self._counts["kept"] += 1
         self._counts["kept_characters"] += len(text)

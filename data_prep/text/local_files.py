@@ -10,6 +10,7 @@ from data_prep.text.found_files import DEAD_LINK, HIDDEN, SEEN, WHOLE_JSON, Foun
 from data_prep.text.packed_file import check_beginning
 from data_prep.text.patterns import Identity, entries, identity_of, matches
 from data_prep.text.whole_json import refuse_whole_json, whole_json_of
+from harness.channels.provenance import ENDING
 from harness.sole_writer import LOCK_FILE
 
 OWN_LIST_BYTES = 1 << 16
@@ -71,7 +72,9 @@ class _Finder:
         has_records = any(entry.name == FILES_LIST and _is_own_list(entry) for entry in inside)
         for entry in inside:
             name = entry.name if shown == "." else f"{shown}/{entry.name}"
-            if has_records and (entry.name in (FILES_LIST, LOCK_FILE, STATE_FOLDER) or entry.name.endswith(DROPPED)):
+            if has_records and entry.name in (FILES_LIST, LOCK_FILE, STATE_FOLDER):
+                continue
+            if has_records and entry.name.endswith((DROPPED, ENDING)):
                 continue
             if entry.name.startswith("."):
                 # Hidden folders hold what a program is still working with.

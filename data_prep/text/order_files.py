@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import os
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,10 +23,12 @@ from numpy.typing import NDArray
 
 from data_prep.text.input_file import InputFile
 from data_prep.text.labels import NO_LABEL, label_of, value_under
+from data_prep.text.origins import LineRecorder, Origins, as_data_error
 from data_prep.text.read_documents import Record, Rejection, read_records
 from data_prep.text.similar_order import DIMENSIONS, DocumentFrequencies, similar_order
 from data_prep.text.text_files import written_whole
 from data_prep.text.whole_json import BYTE_ORDER_MARK
+from harness.channels.provenance import Provenance
 from harness.errors import DataError
 
 BUCKET_BYTES = 256 * 1024 * 1024
@@ -70,20 +73,40 @@ def order_files(job: OrderJob) -> Ordered:
         DataError: A file is damaged or cannot be written, or a record has no score.
     """
     result = Ordered()
-    sizes = []
-    for record in _records(job):
-        if isinstance(record.content, Rejection):
-            result.rejected += not record.content.is_empty
-            result.empty += record.content.is_empty
-        else:
-            sizes.append(len(_line(record)))
-            result.documents += 1
-            result.characters += len(record.content)
+    sizes, origins = array("q"), _Origins()
+    with closing(Origins(job.files)) as recorded:
+        for number, record in _numbered_records(job):
+            if isinstance(record.content, Rejection):
+                result.rejected += not record.content.is_empty
+                result.empty += record.content.is_empty
+            else:
+                sizes.append(len(_line(record)))
+                origins.add(recorded.of(number, record.line))
+                result.documents += 1
+                result.characters += len(record.content)
     with TemporaryDirectory(dir=job.folder, prefix=".buckets-") as folder:
         places = _places(job, len(sizes), Path(folder))
         buckets = _distribute(job, Path(folder), places, np.array(sizes, dtype=np.int64))
-        _write(job, buckets, result)
+        _write(job, buckets, result, origins.in_order_of(places))
     return result
+
+
+class _Origins:
+    """The provenance of the documents, in the order of the input: 16 bytes for each."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, int] = {}
+        self._files, self._lines = array("q"), array("q")
+
+    def add(self, origin: Provenance) -> None:
+        self._files.append(self._names.setdefault(origin.file, len(self._names)))
+        self._lines.append(origin.line)
+
+    def in_order_of(self, places: NDArray[np.int64]) -> Iterator[Provenance]:
+        """Yield them by the new places of the documents."""
+        names = list(self._names)
+        for document in np.argsort(places).tolist():
+            yield Provenance(names[self._files[document]], self._lines[document])
 
 
 def _places(job: OrderJob, count: int, folder: Path) -> NDArray[np.int64]:
@@ -144,16 +167,20 @@ def _distribute(job: OrderJob, folder: Path, places: NDArray[np.int64], sizes: N
     return buckets
 
 
-def _write(job: OrderJob, buckets: Sequence[Path], result: Ordered) -> None:
+def _write(job: OrderJob, buckets: Sequence[Path], result: Ordered, origins: Iterator[Provenance]) -> None:
     lines = _sorted_lines(buckets)
     line = next(lines, None)
     while line is not None:
         name = f"{len(result.files):05d}.jsonl.gz"
-        with written_whole(job.folder / name) as stream:
-            written = 0
-            while line is not None and written < job.bytes_per_file:
-                written += stream.write(line)
-                line = next(lines, None)
+        output = job.folder / name
+        with as_data_error(output), closing(LineRecorder(output)) as recorder:
+            with written_whole(output) as stream:
+                written = 0
+                while line is not None and written < job.bytes_per_file:
+                    written += stream.write(line)
+                    recorder.add(next(origins))
+                    line = next(lines, None)
+            recorder.finish()
         result.files.append(name)
 
 
@@ -171,9 +198,14 @@ def _entries(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
         yield place, stream.read(size)
 
 
+def _numbered_records(job: OrderJob) -> Iterator[tuple[int, Record]]:
+    for number, file in enumerate(job.files):
+        for record in read_records(file, job.text_key, whole_rows=True):
+            yield number, record
+
+
 def _records(job: OrderJob) -> Iterator[Record]:
-    for file in job.files:
-        yield from read_records(file, job.text_key, whole_rows=True)
+    return (record for _, record in _numbered_records(job))
 
 
 def _documents(job: OrderJob) -> Iterator[Record]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 from data_prep.text.input_file import InputFile, file_bytes, open_bytes
+from data_prep.text.record_names import NO_NAMES, NameKeys, as_name, paths_of_names
 from data_prep.text.text_key import key_path
 from harness.errors import DataError, UsageError
 from harness.expansion import ExpansionError, check_expansion
@@ -36,6 +37,8 @@ class Row(NamedTuple):
     """Bytes of the file that stand for the rows so far (in proportion: Parquet keeps columns apart)."""
     whole: Mapping[str, Any]
     """All columns, if they were asked for; the place of the text may hold None."""
+    name: str = ""
+    """The row's id or URL, if it was asked for and the row has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +55,17 @@ class OpenTable:
     """Names that lead to the text."""
     whole: bool
     """True if the other columns are read too."""
+    names: tuple[tuple[str, ...], ...] = ()
+    """Ways to the columns of ids and URLs that are read; the first that a row has is taken."""
 
 
-def read_rows(file: InputFile, column: str, skip_rows: int = 0, whole: bool = False) -> Iterator[Row]:
+def read_rows(
+    file: InputFile, column: str, skip_rows: int = 0, whole: bool = False, names: NameKeys = NO_NAMES
+) -> Iterator[Row]:
     """Yield the rows of a column of text, from row `skip_rows` (0-based) on; row groups before it are not read.
 
     `meta.text` is the field `text` of the column `meta`, unless a column has that name. With `whole` the other columns
-    are read too, which takes longer. The file is read in a limited child first.
+    are read too, which takes longer. `names` are keys of the id or URL of a row. A limited child reads the file first.
 
     Raises:
         DataError: The file is damaged, stands for far more than text can or takes too much memory, has fewer rows than
@@ -68,8 +75,8 @@ def read_rows(file: InputFile, column: str, skip_rows: int = 0, whole: bool = Fa
     from data_prep.text.parquet_probe import rows_at_once
 
     _libraries(file)
-    num_rows = rows_at_once(file, column, whole)
-    with open_table(file, column, whole) as opened:
+    num_rows = rows_at_once(file, column, whole, names)
+    with open_table(file, column, whole, names) as opened:
         if skip_rows > opened.table.metadata.num_rows:
             raise DataError(
                 f"{file}: has {opened.table.metadata.num_rows:,} rows, and the interrupted call was in row "
@@ -79,8 +86,8 @@ def read_rows(file: InputFile, column: str, skip_rows: int = 0, whole: bool = Fa
 
 
 @contextmanager
-def open_table(file: InputFile, column: str, whole: bool) -> Iterator[OpenTable]:
-    """Open a file, and find its column of text.
+def open_table(file: InputFile, column: str, whole: bool, names: NameKeys = NO_NAMES) -> Iterator[OpenTable]:
+    """Open a file, and find its column of text, and those of ids and URLs.
 
     Raises:
         DataError: It is damaged, here or while it is read, or has no such column.
@@ -92,7 +99,8 @@ def open_table(file: InputFile, column: str, whole: bool) -> Iterator[OpenTable]
         with open_bytes(file) as raw:
             table = _table(parquet, raw, file)
             path = find_column(arrow, table.schema_arrow, column, file, whole)
-            yield OpenTable(file=file, arrow=arrow, table=table, column=column, path=path, whole=whole)
+            found = tuple(paths_of_names(names, partial(_find_name, arrow, table.schema_arrow)))
+            yield OpenTable(file=file, arrow=arrow, table=table, column=column, path=path, whole=whole, names=found)
     except ExpansionError as error:
         raise DataError(f"{file}: {error}.") from error
     except arrow.ArrowMemoryError as error:
@@ -113,14 +121,41 @@ def read_table(opened: OpenTable, skip_rows: int, num_rows: int, total_bytes: in
     # A name with dots is a path for the library: it would read the nested column of that path.
     is_all = opened.whole or (len(path) == 1 and "." in opened.column)
     plain_bytes = ROW_BYTES * number
-    for batch in opened.table.iter_batches(num_rows, row_groups=groups, columns=None if is_all else [opened.column]):
+    columns = None if is_all else [opened.column, *map(".".join, opened.names)]
+    for batch in opened.table.iter_batches(num_rows, row_groups=groups, columns=columns):
         rows = _rows(batch, path) if opened.whole else repeat({})
-        for value, row in zip(_as_bytes(opened.arrow, _values(batch, path)), rows, strict=False):
+        names = _names_in(opened, batch)
+        for value, row, name in zip(_as_bytes(opened.arrow, _values(batch, path)), rows, names, strict=False):
             number += 1
             plain_bytes += ROW_BYTES + len(value or b"")
             check_expansion(plain_bytes, total_bytes)
             if number > skip_rows:
-                yield Row(number, value, total_bytes * number // max(1, metadata.num_rows), row)
+                yield Row(number, value, total_bytes * number // max(1, metadata.num_rows), row, name)
+
+
+def _names_in(opened: OpenTable, batch: Any) -> Iterable[str]:  # noqa: ANN401
+    """Return the id or URL of each row: what the first of the columns has that has any."""
+    if not opened.names:
+        return repeat("")
+    columns = [_values(batch, path) for path in opened.names]
+    is_text = [not opened.arrow.types.is_integer(column.type) for column in columns]
+    values = [
+        _as_bytes(opened.arrow, column) if text else column.to_pylist()
+        for column, text in zip(columns, is_text, strict=True)
+    ]
+    return (next(filter(None, map(as_name, row)), "") for row in zip(*values, strict=True))
+
+
+def _find_name(arrow: Any, schema: Any, column: str) -> tuple[str, ...] | None:  # noqa: ANN401
+    """Return the way to a column of ids or URLs; None if there is none, two, or one of another type."""
+    path = key_path([schema], column, partial(_field, arrow))
+    # A name with dots is a path for the library.
+    if path is None or any("." in name for name in path) or _doubled(arrow, schema, path, is_anywhere=False):
+        return None
+    kind = [schema]
+    for name in path:
+        kind = _field(arrow, kind, name) or kind
+    return path if _is_text(arrow, kind[0]) or arrow.types.is_integer(kind[0]) else None
 
 
 def count_rows(file: InputFile, column: str) -> int:

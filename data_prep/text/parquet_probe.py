@@ -12,6 +12,7 @@ from pathlib import Path
 
 from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.parquet import open_table, read_table
+from data_prep.text.record_names import NO_NAMES, NameKeys
 from harness.errors import DataError, HarnessError
 from harness.json_text import parse_json
 from harness.limited_child import LimitedError, limited
@@ -25,7 +26,7 @@ _BYTES_PER_SECOND = 1_000_000
 """A fiftieth of the usual speed."""
 
 
-def rows_at_once(file: InputFile, column: str, whole: bool) -> int:
+def rows_at_once(file: InputFile, column: str, whole: bool, names: NameKeys = NO_NAMES) -> int:
     """Return how many rows of a file can be read at once within the limits. A file at an address is not tried.
 
     Raises:
@@ -34,15 +35,15 @@ def rows_at_once(file: InputFile, column: str, whole: bool) -> int:
     if not isinstance(file, Path):
         return ROWS_AT_ONCE[1]
     found = file.stat()
-    return _tried(file, column, whole, (found.st_size, found.st_mtime_ns, found.st_ino))
+    return _tried(file, column, whole, names, (found.st_size, found.st_mtime_ns, found.st_ino))
 
 
 @lru_cache(maxsize=4096)
-def _tried(file: Path, column: str, whole: bool, identity: tuple[int, int, int]) -> int:
+def _tried(file: Path, column: str, whole: bool, names: NameKeys, identity: tuple[int, int, int]) -> int:
     seconds = _SECONDS + identity[0] / _BYTES_PER_SECOND
     reason = ""
     for rows in ROWS_AT_ONCE:
-        wanted = json.dumps({"file": str(file), "column": column, "whole": whole, "rows": rows})
+        wanted = json.dumps({"file": str(file), "column": column, "whole": whole, "names": names, "rows": rows})
         try:
             limited(probe, wanted.encode(), memory_bytes=MEMORY_BYTES, seconds=seconds)
             return rows
@@ -64,7 +65,7 @@ def probe(content: bytes) -> bytes:
     wanted = parse_json(content)
     file = Path(wanted["file"])
     try:
-        with open_table(file, wanted["column"], wanted["whole"]) as opened:
+        with open_table(file, wanted["column"], wanted["whole"], wanted["names"]) as opened:
             for _ in read_table(opened, 0, wanted["rows"], file_bytes(file)):
                 pass
     except HarnessError:

@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple
 from data_prep.text.file_kinds import kind_of
 from data_prep.text.input_file import InputFile
 from data_prep.text.packed_file import open_plain
+from data_prep.text.record_names import NO_NAMES, NameKeys, name_in
 from data_prep.text.text_key import path_in, value_at, with_value
 from data_prep.text.whole_json import BYTE_ORDER_MARK, are_carriage_returns, refuse_whole_json
 from harness.errors import DataError
@@ -88,6 +89,8 @@ class Record(NamedTuple):
     """The last bytes of the line."""
     raw: bytes = b""
     """The line itself. For Parquet a line with the same content, or empty if it was not asked for."""
+    name: str = ""
+    """The record's id or URL, if it was asked for and the record has one."""
 
     @property
     def end(self) -> Place:
@@ -101,10 +104,12 @@ def read_records(
     max_line_bytes: int = MAX_LINE_BYTES,
     start: Place = BEGINNING,
     whole_rows: bool = False,
+    names: NameKeys = NO_NAMES,
 ) -> Generator[Record, None, None]:
     """Yield one record per line of a file, from `start` on; a line longer than `max_line_bytes` is rejected unread.
 
-    With `whole_rows` the other columns of a Parquet file are read too, for the `raw` line of the record.
+    With `whole_rows` the other columns of a Parquet file are read too, for the `raw` line of the record. `names` are
+    keys of the record's id or URL.
 
     Raises:
         DataError: The file cannot be read to its end (damaged or truncated compression, I/O error, a line of more than
@@ -115,14 +120,14 @@ def read_records(
     if kind and kind.content == "parquet":
         from data_prep.text.parquet import read_rows
 
-        for row in read_rows(file, text_key, start.line, whole_rows):
+        for row in read_rows(file, text_key, start.line, whole_rows, NO_NAMES if whole_rows else names):
             text = _text_of_row(row.content, text_key, max_line_bytes)
             content = check_text(text) if isinstance(text, str) else text
             is_written = whole_rows and isinstance(content, str)
             raw = _as_line(with_text(row.whole, text_key, content)) if is_written else b""
-            yield Record(file, row.number, content, row.file_bytes_read, 0, b"", raw)
+            yield Record(file, row.number, content, row.file_bytes_read, 0, b"", raw, row.name)
         return
-    yield from _read_lines(file, text_key, max_line_bytes, start)
+    yield from _read_lines(file, text_key, max_line_bytes, start, names)
 
 
 def _text_of_row(content: bytes | None, text_key: str, max_bytes: int) -> str | Rejection:
@@ -131,7 +136,7 @@ def _text_of_row(content: bytes | None, text_key: str, max_bytes: int) -> str | 
     return _too_long(max_bytes) if len(content) > max_bytes else _decoded(content)
 
 
-def _read_lines(file: InputFile, text_key: str, max_line_bytes: int, start: Place) -> Iterator[Record]:
+def _read_lines(file: InputFile, text_key: str, max_line_bytes: int, start: Place, names: NameKeys) -> Iterator[Record]:
     if start == BEGINNING:
         refuse_whole_json(file)
     line, end_byte = start.line, start.byte
@@ -141,13 +146,15 @@ def _read_lines(file: InputFile, text_key: str, max_line_bytes: int, start: Plac
             line += 1
             end_byte += len(content)
             parsed: str | Rejection
+            name = ""
             if len(content) > max_line_bytes and not content.endswith(b"\n"):
                 end_byte += skip_to_line_end(stream, max_line_bytes, f"{file}: line {line}")
                 parsed = CARRIAGE_RETURNS if are_carriage_returns(content) else _too_long(max_line_bytes)
                 content = b""
             else:
-                parsed = parse_line(content.removeprefix(BYTE_ORDER_MARK) if line == 1 else content, text_key)
-            yield Record(file, line, parsed, raw.tell(), end_byte, content[-TAIL_BYTES:], content)
+                plain = content.removeprefix(BYTE_ORDER_MARK) if line == 1 else content
+                parsed, name = parse_record(plain, text_key, names)
+            yield Record(file, line, parsed, raw.tell(), end_byte, content[-TAIL_BYTES:], content, name)
 
 
 def _go_to(stream: IO[bytes], start: Place, file: InputFile) -> None:
@@ -184,16 +191,25 @@ def _as_text(value: object) -> str:
 
 def parse_line(content: bytes, text_key: str) -> str | Rejection:
     """Return the document that a line of JSON holds, or a rejection with the reason."""
+    return parse_record(content, text_key)[0]
+
+
+def parse_record(content: bytes, text_key: str, names: NameKeys = NO_NAMES) -> tuple[str | Rejection, str]:
+    """Return the document that a line of JSON holds, or a rejection with the reason, and the record's id or URL."""
     line = _decoded(content)
     if isinstance(line, Rejection):
-        return line
+        return line, ""
     if not line or line.isspace():
-        return EMPTY_LINE
+        return EMPTY_LINE, ""
     value = _value_of(line, content)
     if isinstance(value, Rejection):
-        return value
+        return value, ""
     if not isinstance(value, dict):
-        return Rejection("not a JSON object")
+        return Rejection("not a JSON object"), ""
+    return _text_in(value, line, text_key), name_in(value, names)
+
+
+def _text_in(value: dict[str, Any], line: str, text_key: str) -> str | Rejection:
     path = path_in(value, text_key)
     if path is None:
         return Rejection(f"no key {text_key!r}")

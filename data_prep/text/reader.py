@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_prep.text.input_file import InputFile, file_bytes
+from data_prep.text.origins import Origins
 from data_prep.text.read_documents import BEGINNING, Place, Record, Rejection, read_records
+from data_prep.text.record_names import name_keys
 from data_prep.text.rejected_list import opened_list
+from harness.channels.provenance import Provenance
 from harness.errors import DataError
 
 BATCH_DOCUMENTS = 8192
@@ -44,6 +47,8 @@ class Batch:
     """Some documents in the order of the input, and what has been read before and after them."""
 
     texts: list[str]
+    provenance: list[Provenance]
+    """The place that each text came from."""
     start: ReadState
     end: ReadState
     bytes_read: int
@@ -58,9 +63,17 @@ class BatchReader:
     """
 
     def __init__(
-        self, files: Sequence[InputFile], text_key: str, rejected_file: Path, *, may_lose_files: bool = True
+        self,
+        files: Sequence[InputFile],
+        text_key: str,
+        rejected_file: Path,
+        *,
+        may_lose_files: bool = True,
+        name_key: str | None = None,
     ) -> None:
         self._files = files
+        self._names = name_keys(name_key)
+        self._origins = Origins(files)
         self._text_key = text_key
         self._rejected_file = rejected_file
         self._may_lose_files = may_lose_files
@@ -81,8 +94,8 @@ class BatchReader:
                 "The input was changed: delete the channel folder to make it anew."
             )
         bytes_before = sum(file_bytes(file) for file in self._files[: start.file])
-        with opened_list(self._rejected_file, start.rejected_bytes) as rejected:
-            batch = _OpenBatch(start)
+        with opened_list(self._rejected_file, start.rejected_bytes) as rejected, closing(self._origins):
+            batch = _OpenBatch(start, self._origins)
             for number, record in self._records(start):
                 if number != batch.file:
                     bytes_before += sum(file_bytes(file) for file in self._files[batch.file : number])
@@ -90,7 +103,7 @@ class BatchReader:
                 if batch.is_full:
                     _put_on_disk(rejected, batch)
                     yield batch.closed(bytes_before + record.file_bytes_read)
-                    batch = _OpenBatch(batch.state())
+                    batch = _OpenBatch(batch.state(), self._origins)
             _put_on_disk(rejected, batch)
             self.end = batch.state()
             if batch.texts:
@@ -101,7 +114,7 @@ class BatchReader:
             place = start.place if number == start.file else BEGINNING
             # A batch that ends within a file ends with a document of it.
             has_document, first_rejected = place != BEGINNING, None
-            with closing(read_records(self._files[number], self._text_key, start=place)) as records:
+            with closing(self._read(number, place)) as records:
                 for record in records:
                     if isinstance(record.content, str):
                         has_document = True
@@ -110,6 +123,9 @@ class BatchReader:
                     yield number, record
             if first_rejected is not None and not has_document and not self._may_lose_files:
                 raise DataError(self._without_document(first_rejected))
+
+    def _read(self, number: int, place: Place) -> Generator[Record, None, None]:
+        return read_records(self._files[number], self._text_key, start=place, names=self._names)
 
     def _without_document(self, rejected: Record) -> str:
         reason = rejected.content.reason if isinstance(rejected.content, Rejection) else ""
@@ -123,8 +139,10 @@ class BatchReader:
 class _OpenBatch:
     """A batch that is being filled, and the counts that run on in it."""
 
-    def __init__(self, start: ReadState) -> None:
+    def __init__(self, start: ReadState, origins: Origins) -> None:
         self.texts: list[str] = []
+        self.provenance: list[Provenance] = []
+        self._origins = origins
         self.file = start.file
         self._start = start
         self._place = start.place
@@ -152,6 +170,7 @@ class _OpenBatch:
             self._num_rejected += 1
             return
         self.texts.append(record.content)
+        self.provenance.append(self._origins.of(file, record.line, record.name))
         self._characters += len(record.content)
 
     def state(self) -> ReadState:
@@ -169,7 +188,13 @@ class _OpenBatch:
         )
 
     def closed(self, bytes_read: int) -> Batch:
-        return Batch(texts=self.texts, start=self._start, end=self.state(), bytes_read=bytes_read)
+        return Batch(
+            texts=self.texts,
+            provenance=self.provenance,
+            start=self._start,
+            end=self.state(),
+            bytes_read=bytes_read,
+        )
 
 
 def _put_on_disk(rejected: BinaryIO, batch: _OpenBatch) -> None:

@@ -10,6 +10,7 @@ from data_prep.text.file_kinds import DROPPED, FILES_LIST, STATE_FOLDER, TEXT, E
 from data_prep.text.found_files import HIDDEN, WHOLE_JSON, FoundFiles, other_ending
 from data_prep.text.input_file import RemoteFile, file_system
 from data_prep.text.whole_json import refuse_whole_json, whole_json_of
+from harness.channels.provenance import ENDING
 from harness.errors import DataError, HarnessError
 from harness.sole_writer import LOCK_FILE
 
@@ -66,7 +67,7 @@ def _is_own(name: str, folders: set[str]) -> bool:
     """Return whether our commands made the file, to keep account of text beside it."""
     parts = PurePosixPath(name).parts
     beside = str(PurePosixPath(name).parent) in folders
-    if beside and (parts[-1] in (FILES_LIST, LOCK_FILE) or parts[-1].endswith(DROPPED)):
+    if beside and (parts[-1] in (FILES_LIST, LOCK_FILE) or parts[-1].endswith((DROPPED, ENDING))):
         return True
     return STATE_FOLDER in parts and str(PurePosixPath(*parts[: parts.index(STATE_FOLDER)])) in folders
 

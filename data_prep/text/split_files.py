@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -14,9 +14,11 @@ from typing import IO
 from data_prep.text.file_kinds import FILES_LIST
 from data_prep.text.input_file import InputFile
 from data_prep.text.labels import NO_LABEL, label_of
+from data_prep.text.origins import Origins, recorded
 from data_prep.text.read_documents import Record, Rejection, read_records
 from data_prep.text.text_files import written_whole
 from data_prep.text.whole_json import BYTE_ORDER_MARK
+from harness.channels.provenance import Provenance
 
 OTHER, UNLABELLED = "other", "unlabelled"
 """Folders of documents with rare labels, and of those with none."""
@@ -64,16 +66,21 @@ def split_files(job: SplitJob) -> Split:
     Raises:
         DataError: A file is damaged or cannot be written, or a label is neither text nor a number.
     """
-    counts = Counter(label_of(record, job.by) for record in _documents(job, None))
+    counts = Counter(label_of(record, job.by) for _, record in _documents(job, None))
     names = folder_names(counts, job.most_labels)
     result = Split({name: Share(tuple(each for each in names if names[each] == name)) for name in names.values()})
     with ExitStack() as stack:
+        origins = stack.enter_context(closing(Origins(job.files)))
         streams: dict[str, IO[bytes]] = {}
+        records: dict[str, Callable[[Provenance], None]] = {}
         for name in result.shares:
-            (job.folder / name).mkdir()
-            streams[name] = stack.enter_context(written_whole(job.folder / name / FILE))
-        for record in _documents(job, result):
+            output = job.folder / name / FILE
+            output.parent.mkdir()
+            records[name] = stack.enter_context(recorded(output))
+            streams[name] = stack.enter_context(written_whole(output))
+        for number, record in _documents(job, result):
             name, text = names[label_of(record, job.by)], str(record.content)
+            records[name](origins.of(number, record.line))
             line = record.raw.removeprefix(BYTE_ORDER_MARK)
             streams[name].write(line if line.endswith(b"\n") else line + b"\n")
             result.shares[name].documents += 1
@@ -110,10 +117,11 @@ def _free_name(name: str, taken: set[str]) -> str:
     return found
 
 
-def _documents(job: SplitJob, result: Split | None) -> Iterator[Record]:
-    for file in job.files:
+def _documents(job: SplitJob, result: Split | None) -> Iterator[tuple[int, Record]]:
+    """Yield the documents, each with the number of its file."""
+    for number, file in enumerate(job.files):
         for record in read_records(file, job.text_key, whole_rows=True):
             if not isinstance(record.content, Rejection):
-                yield record
+                yield number, record
             elif result is not None and not record.content.is_empty:
                 result.rejected += 1

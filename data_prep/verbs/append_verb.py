@@ -9,6 +9,7 @@ import click
 
 from data_prep.verbs.preparing import (
     ENCODER,
+    ID_KEY,
     IN,
     MAX_LOST_SHARE,
     MAX_REJECTED_SHARE,
@@ -29,6 +30,7 @@ from harness.text import listed
 @click.option(
     "--accept-same-names", is_flag=True, help="A file of other content and a name that is there is another file."
 )
+@ID_KEY
 @ENCODER
 @MAX_REJECTED_SHARE
 @MAX_LOST_SHARE
@@ -39,6 +41,7 @@ def append(  # noqa: PLR0913 - one argument per option
     channel: str,
     output: Path,
     accept_same_names: bool,
+    id_key: str | None,
     encoder: str,
     max_rejected_share: float,
     max_lost_share: float,
@@ -71,7 +74,7 @@ def append(  # noqa: PLR0913 - one argument per option
             if not call.job.inputs:
                 say(f"{folder}: nothing to add; all files are in the channel already")
                 return
-            job = replace(call.job, max_rejected_share=max_rejected_share, max_lost_share=max_lost_share)
+            job = replace(call.job, id_key=id_key, max_rejected_share=max_rejected_share, max_lost_share=max_lost_share)
             with prepared(f"append {channel}", job, opened, encoder) as (progress, chosen):
                 result = replace(call, job=job).run(opened, progress, chosen)
         say(result.summary(folder))

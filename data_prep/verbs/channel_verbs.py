@@ -283,12 +283,15 @@ def _check_tokenizer(channel: Path, tokenizer: Tokenizer) -> None:
 
 def _print_documents(documents: Sequence[ShownDocument], as_json: bool, ids: bool) -> None:
     if as_json:
-        say(json.dumps([asdict(document) for document in documents], ensure_ascii=False, indent=1))
+        found = [asdict(document) | {"provenance": document.provenance.to_json()} for document in documents]
+        say(json.dumps(found, ensure_ascii=False, indent=1))
         return
     for document in documents:
         place = f"document {document.number} ({document.part}, number {document.document} in it)"
         cut = f", the first {len(document.ids)} shown" if len(document.ids) < document.tokens else ""
         say(f"── {place}, {document.tokens:,} tokens{cut}", bold=True)
+        if document.provenance.file:
+            say(f"   from {document.provenance.in_words()}")
         # Control characters of a document must not steer the terminal.
         say(document.text)
         if ids:

@@ -10,6 +10,7 @@ import click
 
 from data_prep.verbs.preparing import (
     ENCODER,
+    ID_KEY,
     IN,
     MAX_LOST_SHARE,
     MAX_REJECTED_SHARE,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     "--output", type=click.Path(path_type=Path), required=True, help="The channel becomes the folder OUTPUT/CHANNEL."
 )
 @click.option("--text-key", default="text", show_default=True, help="Key of each JSON object that holds the document.")
+@ID_KEY
 @click.option(
     "--tokens-per-part",
     type=click.IntRange(1, MOST_TOKENS),
@@ -92,6 +94,7 @@ def tokenize(  # noqa: PLR0913 - one argument per option
       harness data tokenize corpus/zh/ --tokenizer tokenizer.model --channel zh --output data
     makes
       data/zh/part-00000.bin, part-00000.idx, …   what training reads
+      data/zh/part-00000.provenance, …            where each document came from: file, line, id or URL
       data/zh/parts.jsonl                         one line per finished part
       data/zh/rejected.jsonl                      lines that are not documents, and why
       data/zh/source.json                         what the channel was made from

@@ -30,6 +30,11 @@ MAX_REJECTED_SHARE = click.option(
     show_default=True,
     help="Give up if more than this share of the lines are not documents.",
 )
+ID_KEY = click.option(
+    "--id-key",
+    help="Key of a record's id or URL, by which evidence names its document. Default: the first of url, metadata.url, "
+    "meta.url, warc-target-uri …, id, metadata.id … that it has.",
+)
 MAX_LOST_SHARE = click.option(
     "--max-lost-share",
     type=FiniteRange(0, 1),

@@ -41,6 +41,11 @@ class Part:
         """The index."""
         return beside(self.prefix, ".idx")
 
+    @property
+    def provenance_path(self) -> Path:
+        """The file that says where the documents came from; earlier versions wrote none."""
+        return beside(self.prefix, ".provenance")
+
 
 def beside(prefix: Path, ending: str) -> Path:
     """Return a file of a pair by its prefix, which may be a folder such as `.` that has no name."""

@@ -30,3 +30,5 @@ class NamedDocuments(BaseModel):
     """Name of the part."""
     documents: tuple[Count, ...]
     """Their numbers in the part."""
+    provenance: tuple[Text, ...] = ()
+    """Source file, line, and id or URL of the first of them; empty where that is not recorded."""

@@ -5,7 +5,8 @@
  "sample": 551, "documents": [8812, 8813], "most_common_token_share": 0.02, "repeated_share": 0.0, …}
 ```
 
-The highest losses come first. `loss` is the mean over the sample's tokens in nats; null if it is not finite. With a
+The highest losses come first. `loss` is the mean over the sample's tokens in nats; null if it is not finite. Where the
+channel records it, `provenance` says where each of the documents came from: `"raw/vi/0.jsonl.gz:17  https://…"`. With a
 tokenizer there are also `newline_share`, `unreadable_share`, `compression_ratio` and the beginning of the `text`.
 Evidence is never overwritten: a later file of the same step is `step_0040120.2.jsonl`. After a step whose losses are
 finite and whose gradient is not, the file has no samples, but `{"rank": 3, "finite_gradient": false}` for each rank.
@@ -60,6 +61,8 @@ class Sample(BaseModel):
     epoch: Count = 0
     index: Count = Field(default=0, alias="sample")
     documents: tuple[Count, ...] = ()
+    provenance: tuple[Text, ...] = ()
+    """Source file, line, and id or URL of each of the documents; empty where that is not recorded."""
     one_token_share: Number = Field(default=0.0, alias="most_common_token_share")
     repeated_share: Number = 0.0
     newline_share: Number = 0.0

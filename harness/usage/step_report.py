@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 
+from harness.channels.provenance_of_parts import Provenances
 from harness.data.order.channel_order import SampleAddress
 from harness.data.order.samples import ReadSample
 from harness.data.signs import text_signs, token_signs
@@ -51,6 +54,8 @@ class SampleReport:
     epoch: int
     sample: int
     documents: list[int]
+    provenance: list[str] | None
+    """Source file, line, and id or URL of each, in words; None if the channel does not record it."""
     tokens: int
     loss: float | None
     """From evidence, with the weights of when it was asked for; None without."""
@@ -68,8 +73,10 @@ class SampleReport:
     ids: list[int]
 
 
-def step_report(run_dir: RunDir, step: PastStep, tokenizer: Tokenizer | None) -> list[SampleReport]:
-    """Return all samples of a step, the most suspicious first."""
+def step_report(
+    run_dir: RunDir, step: PastStep, tokenizer: Tokenizer | None, channels: Mapping[str, Path] = MappingProxyType({})
+) -> list[SampleReport]:
+    """Return all samples of a step, the most suspicious first; `channels` are their paths by name."""
     losses, usual = _evidence(run_dir, step.record.step)
     shared = overlaps([sample.tokens for sample in step.samples])
     reports = []
@@ -78,6 +85,11 @@ def step_report(run_dir: RunDir, step: PastStep, tokenizer: Tokenizer | None) ->
         other = step.samples[overlap.other].position if overlap is not None and is_duplicate else None
         loss, usual_loss = losses.get(sample.address), usual.get(sample.address.channel)
         reports.append(_report(sample, loss, usual_loss, tokenizer, other))
+    with Provenances(channels) as known:
+        reports = [
+            replace(report, provenance=known.in_words(report.channel, report.part, report.documents))
+            for report in reports
+        ]
     return sorted(reports, key=lambda report: (-report.suspicion, report.position))
 
 
@@ -87,6 +99,7 @@ def in_words(report: SampleReport, max_characters: int) -> str:
     usual = "" if report.usual_loss is None else f" (usual {report.usual_loss:.2f})"
     documents = ", ".join(map(str, report.documents))
     lines = [f"── {report.channel}/{report.part}, documents {documents}: {report.tokens:,} tokens{loss}{usual}"]
+    lines += [f"   from {origin}" for origin in report.provenance or ()]
     shares = ", ".join(f"{name.removesuffix('_share')} {value:g}" for name, value in report.signs.items())
     lines.append(f"   {'; '.join(report.looks_like) or 'nothing suspicious'}  [{shares}]")
     shown = _with_counted_breaks(report.text) if report.text is not None else " ".join(map(str, report.ids))
@@ -126,6 +139,7 @@ def _report(
         epoch=address.epoch,
         sample=address.index,
         documents=[span.document for span in sample.documents],
+        provenance=None,
         tokens=len(sample.tokens) - 1,
         loss=loss,
         usual_loss=usual,

@@ -15,6 +15,9 @@ from harness.limits import MOST_LAUNCHES, MOST_STEPS
 from harness.say import say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.channels.provenance import Provenance
     from harness.run.paths import RunDir
     from harness.tokenizers.tokenizer import Tokenizer
     from harness.usage.past_steps import PastStep
@@ -46,7 +49,7 @@ def show_step(  # noqa: PLR0913 - one argument per option
 
     run_dir = RunDir(run)
     found = find_step(run_dir, step, attempt)
-    reports = step_report(run_dir, found, _tokenizer_of(run_dir, tokenizer))
+    reports = step_report(run_dir, found, _tokenizer_of(run_dir, tokenizer), _channel_paths(run_dir))
     if as_json:
         say(json.dumps(plain(reports[:top]), ensure_ascii=False, indent=1))
         return
@@ -66,33 +69,46 @@ def show_step(  # noqa: PLR0913 - one argument per option
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def where(*, run: Path, step: int, attempt: int | None, as_json: bool) -> None:
-    """List the parts and documents that a step of RUN was trained on, without their text.
+    """List the parts and documents that a step of RUN was trained on, and where each came from, without their text.
 
-    Nothing but the run's directory and the indices of its channels is read, and no GPU is needed. That these are the
-    right ones is proven by the batch hash in metrics.jsonl.
+    Of each document that is the source file, the line (or row) in it, and the record's id or URL, as far as the
+    channel records it. Nothing but the run's directory and the indices of its channels is read, and no GPU is needed.
+    That these are the right documents is proven by the batch hash in metrics.jsonl.
 
     \b
     Example:
       harness data where runs/tiny --step 120
     """
+    from harness.channels.provenance import NOT_RECORDED
+    from harness.channels.provenance_of_parts import Provenances
     from harness.run.paths import RunDir
     from harness.usage.past_steps import find_step
 
-    found = find_step(RunDir(run), step, attempt)
+    run_dir = RunDir(run)
+    found = find_step(run_dir, step, attempt)
     documents: dict[tuple[str, str], set[int]] = {}
     for sample in found.samples:
         place = documents.setdefault((sample.address.channel, sample.address.part), set())
         place.update(span.document for span in sample.documents)
-    if as_json:
+    with Provenances(_channel_paths(run_dir)) as known:
         places = [
-            {"channel": channel, "part": part, "documents": sorted(numbers)}
+            (channel, part, sorted(numbers), known.of(channel, part, sorted(numbers)))
             for (channel, part), numbers in sorted(documents.items())
         ]
-        say(json.dumps({"step": step, "attempt": found.record.attempt, "parts": places}, indent=1))
+    if as_json:
+        entries = [
+            {"channel": channel, "part": part, "documents": numbers, **_origins_json(origins)}
+            for channel, part, numbers, origins in places
+        ]
+        say(json.dumps({"step": step, "attempt": found.record.attempt, "parts": entries}, indent=1))
         return
     say(_headline(run, found), bold=True)
-    for (channel, part), numbers in sorted(documents.items()):
-        say(f"{channel}/{part}: documents {', '.join(map(str, sorted(numbers)))}")
+    for channel, part, numbers, origins in places:
+        is_recorded = any(each.file for each in origins)
+        note = "" if is_recorded else f" ({NOT_RECORDED})"
+        say(f"{channel}/{part}: documents {', '.join(map(str, numbers))}{note}")
+        for number, origin in zip(numbers, origins, strict=True) if is_recorded else ():
+            say(f"  {number}  {origin.in_words()}")
 
 
 def _headline(run: Path, found: PastStep) -> str:
@@ -100,6 +116,19 @@ def _headline(run: Path, found: PastStep) -> str:
     of_channels = ", ".join(f"{channel} {count}" for channel, count in sorted(counts.items()))
     record = found.record
     return f"step {record.step} of {run} (attempt {record.attempt}): {len(found.samples)} samples ({of_channels})"
+
+
+def _origins_json(origins: Sequence[Provenance]) -> dict[str, object]:
+    """Return the field that says where documents came from, null for one that is not known; none if none is."""
+    if not any(origin.file for origin in origins):
+        return {}
+    return {"provenance": [origin.to_json() for origin in origins]}
+
+
+def _channel_paths(run_dir: RunDir) -> dict[str, Path]:
+    from harness.config.load import load_config
+
+    return {name: channel.path for name, channel in load_config(run_dir.config).data.channels.items()}
 
 
 def _tokenizer_of(run_dir: RunDir, given: Path | None) -> Tokenizer | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from statistics import median
 
 from harness.run.evidence import Sample
@@ -32,6 +33,8 @@ LEAST_SHIFT_SHARE = 0.25
 """Share of the height below which the difference with the current weights shows that the data do not explain the
 episode."""
 _NUM_NAMED = 20
+_NUM_ORIGINS = 3
+_MOST_CHARACTERS = 700
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +57,14 @@ class Attribution:
 
     def documents(self) -> list[dict[str, object]]:
         """Return the documents of the dirty samples, part by part, the worst samples first."""
-        by_part: dict[tuple[str, str], dict[int, None]] = {}
+        by_part: dict[tuple[str, str], dict[int, str]] = {}
         for each in self.dirty_samples:
             known = by_part.setdefault((each.sample.channel, each.sample.part), {})
-            known |= dict.fromkeys(each.sample.documents)
+            for number, origin in zip_longest(each.sample.documents, each.sample.provenance, fillvalue=""):
+                if isinstance(number, int):
+                    known.setdefault(number, origin)
         return [
-            {"channel": channel, "part": part, "documents": list(numbers)}
+            {"channel": channel, "part": part, "documents": list(numbers), **_provenance(numbers.values())}
             for (channel, part), numbers in by_part.items()
         ]
 
@@ -114,8 +119,17 @@ def named(attribution: Attribution) -> str:
     for found in attribution.documents():
         numbers = found["documents"]
         assert isinstance(numbers, list), "documents are a list"
-        texts.append(f"{found['channel']}/{found['part']}: documents {listed(numbers, _NUM_NAMED)}")
+        origins = found.get("provenance", [])
+        assert isinstance(origins, list), "provenance is a list"
+        known = f" (from {listed(origins, _NUM_ORIGINS)})" if origins else ""
+        texts.append(f"{found['channel']}/{found['part']}: documents {listed(numbers, _NUM_NAMED)}{known}")
     return "; ".join(texts)
+
+
+def _provenance(origins: Iterable[str]) -> dict[str, list[str]]:
+    """Return the field of an event that says where documents came from; none where that is not known of any."""
+    known = [origin[:_MOST_CHARACTERS] for origin in islice(origins, _NUM_NAMED)]
+    return {"provenance": known} if any(known) else {}
 
 
 def _dirty_samples(

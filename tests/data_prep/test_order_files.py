@@ -29,7 +29,8 @@ def ordered(raw: Path, **options: Any) -> list[dict[str, Any]]:
     folder = raw.parent / f"out-{len(list(raw.parent.iterdir()))}"
     folder.mkdir()
     result = order_files(OrderJob(files=find_inputs([str(raw)]), folder=folder, **options))
-    assert sorted(path.name for path in folder.iterdir()) == result.files
+    written = [name for file in result.files for name in (file, f"{file}.provenance")]
+    assert sorted(path.name for path in folder.iterdir()) == written
     lines = [line for name in result.files for line in gzip.decompress((folder / name).read_bytes()).splitlines()]
     assert (result.documents, result.rejected) == (len(lines), 1)
     return [json.loads(line) for line in lines]

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from data_prep.text.split_files import folder_names
 from data_prep.verbs.preparing import CHANNEL_NAME
 from data_prep.verbs.split_verb import split
+from harness.channels.provenance import Provenance, open_provenance
 from harness.errors import DataError, UsageError
 
 
@@ -31,7 +32,7 @@ def raw(tmp_path: Path) -> Path:
 def texts(folder: Path) -> dict[str, list[str]]:
     return {
         path.parent.name: [json.loads(line)["text"] for line in gzip.decompress(path.read_bytes()).splitlines()]
-        for path in sorted(folder.glob("*/*"))
+        for path in sorted(folder.glob("*/*.gz"))
     }
 
 
@@ -47,6 +48,10 @@ def test_a_folder_for_each_label(raw: Path, tmp_path: Path) -> None:
     }
     first = gzip.decompress((tmp_path / "out/history/00000.jsonl.gz").read_bytes()).splitlines()[0]
     assert first == raw.read_bytes().splitlines()[0]
+    recorded = open_provenance(tmp_path / "out/history/00000.jsonl.gz.provenance")
+    assert recorded is not None
+    with recorded:
+        assert list(recorded.entries()) == [Provenance(str(raw), line) for line in (1, 2, 8)]
     assert f"{tmp_path}/out/history: 3 documents, 18 characters\n" in result.stdout
     assert f"{tmp_path}/out/news-id-2: 1 documents, 6 characters (news/id)\n" in result.stdout
     assert "1 lines are not documents" in result.stderr

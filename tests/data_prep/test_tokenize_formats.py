@@ -10,6 +10,8 @@ from tokenized import content_of, make, read_channel, silent, write_lines
 
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from data_prep.tokenizers.choose_encoder import choose_encoder
+from harness.channels.provenance_of_parts import all_of_part
+from harness.data.files.opened import parts_of
 from harness.errors import DataError
 from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
@@ -68,9 +70,14 @@ def test_any_kind_of_file_gives_the_same_bytes(
     for file in (plain, other):
         make(ChannelJob(inputs=[file], folder=tmp_path / file.stem, tokens_per_part=3000), tokenizer)
     ours, theirs = content_of(tmp_path / "a"), content_of(tmp_path / other.stem)
-    parts = [name for name in ours if name.startswith("part")]
+    parts = [name for name in ours if name.startswith("part") and not name.endswith(".provenance")]
     assert len(parts) > 10
     assert [ours[name] for name in parts] == [theirs[name] for name in parts]
+    named, named_there = (
+        [origin for part in parts_of(tmp_path / stem) for origin in all_of_part(part)] for stem in ("a", other.stem)
+    )
+    assert named_there == [origin._replace(file=str(other)) for origin in named]
+    assert [origin.line for origin in named] == list(range(1, len(poems) + 1))
 
 
 @pytest.mark.parametrize(

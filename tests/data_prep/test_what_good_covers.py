@@ -196,6 +196,18 @@ def other_index(bench: Bench) -> str:
     return bench.verify()
 
 
+def damaged_provenance(bench: Bench) -> str:
+    bench.tokenize()
+    flip_bit(bench.channel / "part-00000.provenance", 20)
+    return bench.verify()
+
+
+def provenance_of_some(bench: Bench) -> str:
+    bench.tokenize("--tokens-per-part", 100)
+    (bench.channel / "part-00001.provenance").unlink()
+    return bench.verify()
+
+
 def beyond(bench: Bench) -> str:
     bench.tokenize()
     bench.rewrite([5, 60_000, 0])
@@ -315,6 +327,14 @@ LINES: dict[str, tuple[Callable[[Bench], str], str]] = {
         r": BAD, .*was altered: its hash is.*exit 65$",
     ),
     "the index fits the tokens": (other_index, r": BAD, .*part-00000.*exit 65$"),
+    "where documents came from, if it is recorded, is as it was written, and of this part": (
+        damaged_provenance,
+        r": BAD, .*part-00000\.provenance is damaged.*exit 65$",
+    ),
+    "it is recorded of all parts, or of none": (
+        provenance_of_some,
+        r": doubtful, .*not recorded where their documents came from, as it is of others: part-00001\n.*exit 0$",
+    ),
     "every id is in the vocabulary": (beyond, r": BAD, .*1 tokens are beyond the vocabulary.*exit 65$"),
     "the tokenizer that is given made the channel": (other_tokenizer, r"made with another tokenizer.*exit 64$"),
     "every document ends with the recorded symbol, and begins with it": (

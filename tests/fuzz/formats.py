@@ -17,6 +17,7 @@ import seals
 import trees
 import wire
 from absurd import draw_value, encoded
+from origins_file import apply_origins, draw_origins
 
 Change = dict[str, Any]
 
@@ -362,6 +363,7 @@ FORMATS: dict[str, Format] = {
     "csv": Format(draw_csv, one_by_one(apply_csv)),
     "csv.gz": packed(Format(draw_csv, one_by_one(apply_csv)), gzip.compress, gzip.decompress),
     "idx": Format(draw_idx, one_by_one(apply_idx)),
+    "provenance": Format(draw_origins, one_by_one(apply_origins)),
     "safetensors": Format(draw_safetensors, apply_safetensors),
     "pickle": Format(draw_pickle, apply_pickle),
     "protobuf": Format(wire.draw_message, one_by_one(wire.apply_message)),

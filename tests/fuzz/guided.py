@@ -8,8 +8,10 @@ later call goes on; an input that breaks something is written where `-artifact_p
 from __future__ import annotations
 
 import pickle
+import struct
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +75,16 @@ def _index(content: bytes) -> object:
     return document_lengths(path, header, 0, header.num_documents)
 
 
+def _provenance(content: bytes) -> object:
+    from harness.channels.provenance import open_provenance
+
+    path = _file("x.provenance", content)
+    if (opened := open_provenance(path)) is None:
+        return None
+    with opened:
+        return list(opened.entries())
+
+
 def _dump(content: bytes) -> object:
     from harness.launch.collectives_dump import absent_ranks, read_dumps
 
@@ -129,6 +141,15 @@ _INDEX = (
     + bytes([1, *[0] * 7, 8, 1, *[0] * 7, 2, *[0] * 7, 3, *[0] * 11])
     + bytes([*[0] * 8, 1, *[0] * 7])
 )
+_BLOCK = zlib.compress(bytes([0] * 8 + [1] + [0] * 23))  # one entry: file 0, line 1
+_NAMES = zlib.compress(b"raw/0.jsonl")
+_PROVENANCE = (
+    b"HPROVEN1"
+    + _BLOCK
+    + _NAMES
+    + struct.pack("<Q", 8 + len(_BLOCK))
+    + struct.pack("<6Q8s", 1, 0, 8 + len(_BLOCK), len(_NAMES), 11, 0, b"HPROVEN1")
+)
 READERS: dict[str, Reader] = {
     "json": Reader(["harness.json_text"], _json, _json_errors, [b'{"a": [1, 2.5, null, "\\u00e9"]}']),
     "yaml": Reader(["harness.config.strict_yaml", "yaml"], _yaml, _yaml_errors, [b"a:\n  b: [1, {c: d}]\n# x\n"]),
@@ -147,6 +168,7 @@ READERS: dict[str, Reader] = {
     ),
     "event": Reader(["harness.run.events"], _event, tuple, [b'{"time": 1.5, "kind": "step", "attempt": 0}']),
     "index": Reader(["harness.channels.index_file"], _index, _user_errors, [_INDEX]),
+    "provenance": Reader(["harness.channels.provenance"], _provenance, _user_errors, [_PROVENANCE]),
     "dump": Reader(
         ["harness.launch.collectives_dump", "pickle"],
         _dump,

@@ -48,9 +48,9 @@ def documents_of_part(prefix: Path) -> list[list[int]]:
 
 
 def parts_of_channel(folder: Path) -> list[Path]:
-    """The prefixes of a channel's finished parts; its last line may be one that a process was killed in."""
+    """The prefixes of a channel's finished parts; behind the last line end is a line that a process was killed in."""
     found = []
-    for line in content_of(folder / "parts.jsonl").split(b"\n"):
+    for line in content_of(folder / "parts.jsonl").split(b"\n")[:-1]:
         try:
             found.append(folder / json.loads(line)["prefix"])
         except (ValueError, TypeError, KeyError):

@@ -82,6 +82,8 @@ SURFACES: tuple[Surface, ...] = (
             Target("data/en/source.json", "json", 1.5),
             Target("data/en/resume.jsonl", "jsonl", 1),
             Target("data/en/rejected.jsonl", "text", 0.3),
+            Target("data/en/*.provenance", "provenance", 2),
+            Target("data/en/*.provenance", "bytes", 0.5),
             Target("data/en/.lock", "text", 0.2),
             Target("data/en/*.bin", "bytes", 1),
         ],
@@ -204,6 +206,7 @@ SURFACES: tuple[Surface, ...] = (
             Target("corpus/*/en/.stages/*/stats/*", "json"),
             Target("corpus/*/en/.stages/*/completions/*", "text"),
             Target("corpus/*/en/*.jsonl*", "bytes"),
+            Target("corpus/*/en/*.provenance", "provenance"),
         ],
         [
             *[

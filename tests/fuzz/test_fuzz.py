@@ -37,6 +37,8 @@ from surfaces import SURFACES, surface_named
 from trials import Input, Result, TrialId, draw_input, smaller
 
 from data_prep.channels.indexed_writer import PartWriter, token_dtype
+from data_prep.text.provenance_writer import ProvenanceWriter
+from harness.channels.provenance import Provenance
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -235,7 +237,12 @@ def test_changes_can_be_kept_and_made_again(seed: int, name: str) -> None:
 
 def test_changes_change(tmp_path: Path) -> None:
     write_channel(tmp_path / "data")
-    samples = {**SAMPLES, "idx": (tmp_path / "data" / "part-00000.idx").read_bytes()}
+    writer = ProvenanceWriter(tmp_path / "x.provenance")
+    for line in range(1, 2000):
+        writer.add(Provenance(f"raw/{line % 5}.jsonl", line, f"https://example.org/{line}"))
+    writer.finish(7)
+    own = {"idx": tmp_path / "data" / "part-00000.idx", "provenance": tmp_path / "x.provenance"}
+    samples = {**SAMPLES, **{name: path.read_bytes() for name, path in own.items()}}
     for name, content in samples.items():
         choose = random.Random(name)
         made = [FORMATS[name].apply(content, [FORMATS[name].draw(choose, content)]) for _ in range(60)]

@@ -193,6 +193,7 @@ class StandIn:
             "epoch": 0,
             "sample": step,
             "documents": [1000 + step],
+            "provenance": [f"raw/code/0.jsonl.gz:{2000 + step}  https://example.org/{step}"],
             "most_common_token_share": 0.9 if self.looks_dirty and step in self.dirty else 0.1,
             "repeated_share": 0.0,
         }

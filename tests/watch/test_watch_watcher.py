@@ -37,6 +37,11 @@ def test_dirty_documents_lead_to_one_rollback_that_skips_them(tmp_path: Path) ->
     assert attributed["dirty"]
     assert attributed["documents"][0]["part"] == "part-00003"
     assert set(attributed["documents"][0]["documents"]) <= {1000 + step for step in DIRTY}
+    documents = attributed["documents"][0]
+    assert documents["provenance"] == [
+        f"raw/code/0.jsonl.gz:{1000 + number}  https://example.org/{number - 1000}"
+        for number in documents["documents"][:20]
+    ]
     assert run.attempt == 1
     assert len(run.events("spike")) >= 1
 

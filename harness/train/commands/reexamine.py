@@ -20,7 +20,7 @@ from harness.run.evidence import write_evidence
 from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.train.run import Run
 from harness.train.state import TrainState
-from harness.train.steps.blame import Sums, as_evidence, own_losses
+from harness.train.steps.blame import Sums, as_evidence, own_losses, with_provenance
 
 
 def reexamine(run: Run, state: TrainState, command: Command) -> TrainState:
@@ -45,7 +45,8 @@ def reexamine(run: Run, state: TrainState, command: Command) -> TrainState:
     if run.recorder is None:
         return state
     try:
-        path = run.desk.do(lambda: write_evidence(run.run_dir, last, _lines(run, state.cursor, steps, totals)))
+        lines = with_provenance(run, _lines(run, state.cursor, steps, totals))
+        path = run.desk.do(lambda: write_evidence(run.run_dir, last, lines))
     except (OSError, HarnessError) as error:
         return _refused(run, state, command, str(error))
     evidence = Evidence(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from harness.channels.provenance_of_parts import Provenances
 from harness.data.order.cursor import Positions, rank_positions
 from harness.data.order.samples import ReadSample
 from harness.data.signs import token_signs
@@ -31,7 +33,7 @@ def blame(run: Run, state: TrainState, result: StepResult) -> None:
         return
     step, path = state.step, run.run_dir.evidence(state.step)
     try:
-        path = run.desk.do(lambda: write_evidence(run.run_dir, step, findings))
+        path = run.desk.do(lambda: write_evidence(run.run_dir, step, with_provenance(run, findings)))
     except OSError as error:  # the rest is reported anyway
         run.recorder.message(f"warning: cannot write {path}: {error.strerror or error}")
     channels = sorted({str(finding["channel"]) for finding in findings if "channel" in finding})
@@ -66,6 +68,19 @@ def as_evidence(sample: ReadSample, step: int, loss: float, tokens: float) -> Fi
         "documents": [span.document for span in sample.documents],
         **token_signs(sample.tokens),
     }
+
+
+def with_provenance(run: Run, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield lines of evidence that also say where their documents came from, as far as the channels record it."""
+    paths = {name: channel.path for name, channel in run.config.data.channels.items()}
+    with Provenances(paths) as provenances:
+        for finding in findings:
+            match finding:
+                case {"channel": str(channel), "part": str(part), "documents": list(documents)}:
+                    known = provenances.in_words(channel, part, documents)
+                    yield {**finding, "provenance": known} if known else finding
+                case _:
+                    yield finding
 
 
 def own_losses(run: Run, positions: Positions) -> Sums:

@@ -31,6 +31,7 @@ from data_prep.text.pages.child import PageReader
 from data_prep.text.pages.warc import MOST_HEADER_BYTES, read_warc
 from data_prep.verbs.corpus_verbs import clean, extract
 from data_prep.verbs.prepare_verb import prepare
+from harness.channels.provenance import Provenance, open_provenance
 from harness.errors import DataError, UsageError
 
 LINES = "\n".join(f"{number}. {CHINESE}" for number in range(1, 6))
@@ -107,6 +108,13 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (gzip.decompress(content) if file.suffix == ".gz" else content).splitlines()]
 
 
+def origins_of(file: Path) -> list[Provenance]:
+    opened = open_provenance(file.with_name(file.name + ".provenance"))
+    assert opened is not None
+    with opened:
+        return list(opened.entries())
+
+
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     """A folder of web pages, a book and an archive."""
@@ -161,12 +169,20 @@ def test_text_of_pages_books_and_archives(raw: Path, tmp_path: Path) -> None:
         (4, "not a page: HTTP 404"),
         (5, "not a page: image/png"),
     ]
+    # Every line says which page of which file it is.
+    assert origins_of(out / "pages-00000.jsonl.gz") == [
+        Provenance(str(raw / name), 1) for name in ("a.html", "b.HTM.gz", "book.pdf")
+    ]
+    assert origins_of(out / "crawl.jsonl.gz") == [
+        Provenance(str(raw / "crawl.warc.gz"), number) for number in (1, 2, 3, 6, 7)
+    ]
     # What was written is text for the next step; run again, nothing is done.
     assert [file.name for file in find_inputs([str(out)])] == ["crawl.jsonl.gz", "pages-00000.jsonl.gz"]
     assert call(raw, "--output", out).stdout == result.stdout
     assert "was made of another extract" in str(call(raw, "--no-tables", "--output", out).exception)
     cleaned = CliRunner().invoke(clean, [str(out), "--preset", "light", "--output", str(tmp_path / "cleaned")])
     assert "kept 8 of 8 documents" in cleaned.stdout
+    assert origins_of(tmp_path / "cleaned" / "crawl.jsonl.gz") == origins_of(out / "crawl.jsonl.gz")
 
 
 def test_many_pages_go_to_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
