@@ -32,7 +32,11 @@ def write(folder: Path, name: str, texts: list[str]) -> None:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name.endswith((".jsonl", ".dropped"))}
+    return {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.name.endswith((".jsonl", ".dropped", ".provenance"))
+    }
 
 
 def test_files_whose_languages_are_judged_otherwise_now_are_cleaned_again(tmp_path: Path) -> None:

@@ -14,8 +14,11 @@ pytest.importorskip("datatrove")
 pytest.importorskip("rensa")
 
 from data_prep.corpus import made_of
+from harness.channels.provenance_of_parts import all_of_part
 from harness.channels.source import read_source
 from harness.cli import run
+from harness.data.files.opened import open_part, parts_of
+from harness.tokenizers.tokenizer import open_tokenizer
 
 PREPARE = ("data", "prepare", "--config", "corpus.yaml")
 Snapshot = Callable[[], Mapping[str, tuple[int, int, bytes]]]
@@ -59,6 +62,28 @@ def lines(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, tuple[
     return {f"{line['source']} {line['step']}": (line["kind"], line["why"]) for line in found}
 
 
+def bare(text: str) -> str:
+    """A text without spaces, which the demo's tokenizer does not give back."""
+    return "".join(text.replace("▁", " ").split()).strip("\ufffd")
+
+
+def check_sources(channel: str, model_file: Path) -> None:
+    """Holds every document of a channel against the raw line that is named as its source."""
+    tokenizer, raw = open_tokenizer(model_file), Path("raw", channel)
+    lines = {str(file): file.read_bytes().splitlines() for file in raw.iterdir()}
+    named = set()
+    for part in parts_of(Path("data", channel)):
+        opened = open_part(part)
+        for number, origin in enumerate(all_of_part(part)):
+            text = json.loads(lines[origin.file][origin.line - 1])["text"]
+            tokens = opened.document(number).tolist()
+            # Of a document that was split each piece is in it; one may begin and end within a character.
+            found = tokenizer.decode([token for token in tokens if token != tokenizer.end_of_document_id])
+            assert bare(found) in bare(text)
+            named.add(origin.file)
+    assert named == set(lines)
+
+
 def fresh(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, bytes]:
     """What becomes of the same raw files and settings where nothing was before."""
     folder = tmp_path / "fresh"
@@ -86,6 +111,8 @@ def test_it_makes_what_the_single_commands_make(
         run(["data", "tokenize", "corpus/ordered/en", "--channel", "en", *common, "--max-document-tokens", "256"]) == 0
     )
     assert len([name for name in results_in(tmp_path) if name.endswith(".bin")]) > 6
+    check_sources("zh", model_file)
+    check_sources("en", model_file)
     single = results_in(tmp_path)
     assert single == results_in(made)
     # And what they made is up to date.
@@ -157,7 +184,7 @@ def test_what_comes_out_as_before_changes_nothing_behind_it(
 
 
 def test_files_that_come_in_addition_are_cleaned_alone_and_added_to_the_channel(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    corpus: Path, model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (corpus / "raw/zh/9.jsonl").write_bytes(shipped("zh", 500, 540) + shipped("zh", 0, 5))
     before = snapshot()
@@ -177,6 +204,7 @@ def test_files_that_come_in_addition_are_cleaned_alone_and_added_to_the_channel(
         name: text for name, text in whole.items() if not name.startswith("data/zh")
     }
     assert run(["data", "verify", "data"]) == 0
+    check_sources("zh", model_file)
     tokens = [read_source(folder / "data/zh") for folder in (corpus, tmp_path / "fresh")]
     assert len({found.finished.tokens for found in tokens if found and found.finished}) == 1
     assert set(lines(capsys).values()) == {("up to date", "")}
