@@ -16,6 +16,7 @@ EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "matplotlib": ("matplotlib", ("plot",)),
     "megatron": ("megatron-core", ("train",)),
     "numpy": ("numpy", ("data", "train")),
+    "onnxruntime": ("onnxruntime", ("data-quality",)),
     "prometheus_client": ("prometheus-client", ("prometheus",)),
     "psutil": ("psutil", ("train",)),
     "py3langid": ("py3langid", ("data-clean",)),

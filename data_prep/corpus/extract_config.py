@@ -14,7 +14,7 @@ class ExtractConfig(Section):
     """Taking the text out of HTML, WARC and PDF."""
 
     favor: Literal["balance", "precision", "recall"] = "balance"
-    """What to do where main text and the rest of a web page are hard to tell apart: `precision` leaves out, `recall`
+    """Way to go where main text and the rest of a web page are hard to tell apart: `precision` leaves out, `recall`
     keeps."""
     tables: bool = True
     """Keep the text of tables of web pages."""

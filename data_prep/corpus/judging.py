@@ -208,7 +208,7 @@ def host_of(line: bytes, key: str) -> str | None:
 
 @dataclass
 class Judging:
-    """What judges the documents of a source, and the stages that go before."""
+    """Steps that judge the documents of a source, and the stages that go before."""
 
     steps: list[PipelineStep] = field(default_factory=list)
     after_all: list[PipelineStep] = field(default_factory=list)

@@ -102,10 +102,9 @@ def tokenize(  # noqa: PLR0913 - one argument per option
     and a configuration names it with
       data: {channels: {zh: {path: data/zh}}}
 
-    It says which symbol ends a document, and refuses a tokenizer that loses text of this input. Run the same command
-    again after an interruption: it continues after the last finished part. Run it again on a finished channel: it says
-    what is there and does nothing. With other input or another tokenizer it refuses, so no document is ever in a
-    channel twice; `harness data append` adds further files.
+    It says which symbol ends a document, and refuses a tokenizer that loses text of this input. Run again, it goes on
+    behind the last finished part, or says that all is there. With other input or another tokenizer it refuses, so no
+    document is ever in a channel twice; `harness data append` adds further files.
     """
     from data_prep.channels.borders import NamedBorders, choose_borders, treatment_of_long
     from data_prep.channels.channel_job import ChannelJob

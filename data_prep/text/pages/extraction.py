@@ -32,7 +32,7 @@ _READ_AS = {"gb2312": "gb18030", "gbk": "gb18030", "iso-8859-1": "cp1252", "asci
 _LOOKED_AT = 2048
 _DATE = re.compile(r"D:(\d{4})(\d\d)(\d\d)")
 _HYPHEN = re.compile("[\x02\ufffe]\n?")
-"""What PDFium puts in the place of a hyphen at the end of a line."""
+"""Character that PDFium puts in the place of a hyphen at the end of a line."""
 _NO_TEXT_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 

@@ -27,7 +27,7 @@ class Page:
     rejected: str | None
     """Why it was not read."""
     known: dict[str, str]
-    """What is known of it besides its text."""
+    """Facts about it besides its text."""
 
 
 def read_pages(file: InputFile) -> Iterator[Page]:
