@@ -60,7 +60,8 @@ def test_slurm_prepares_what_this_machine_prepares(cluster: Cluster, folder: Pat
     assert there.returncode == 0, there.stdout + there.stderr
     assert [there.stderr.count(f"{step} web: 0 of") for step in ("clean", "dedup", "tokenize")] == [1, 1, 1]
     assert parts_in(folder / "there/data/web") == parts_in(folder / "here/data/web")
-    assert len(parts_in(folder / "there/data/web")) == 2
+    endings = ("bin", "idx", "provenance")
+    assert list(parts_in(folder / "there/data/web")) == [f"part-00000.{ending}" for ending in endings]
     job = json.loads((folder / "there/corpus/tokenized/web/.stages/jobs.json").read_text())[0]
     assert cluster.job(f"{job}_0")["NumCPUs"] == "2"
     again = prepare(cluster, folder / "there.yaml")
