@@ -14,6 +14,7 @@ import numpy as np
 
 from data_prep.tokenizers.encoders import FAST_ENCODERS, EncodedDocuments, Encoder, ReferenceEncoder, candidates
 from data_prep.tokenizers.fast_trial import first_line, require_fit
+from data_prep.tokenizers.settled import SettledEncoder
 from harness.errors import DataError, UsageError
 from harness.tokenizers.native import is_panic
 from harness.tokenizers.tokenizer import Tokenizer
@@ -66,7 +67,7 @@ def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], wanted: str = AU
     for name in candidates(tokenizer) if wanted == AUTO else (wanted,):
         try:
             require_fit(FAST_ENCODERS[name], tokenizer, probes)
-            encoder = FAST_ENCODERS[name](tokenizer)
+            encoder = SettledEncoder(FAST_ENCODERS[name](tokenizer), reference)
             found = encoder.encode(documents)
         except ImportError as error:
             if wanted != AUTO:
