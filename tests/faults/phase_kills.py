@@ -1,7 +1,7 @@
 """A run of four phases to whose channels parts are added, and which is killed again and again.
 
 `python phase_kills.py ROOT SEED NUM_KILLS` carries out one campaign, in a process of its own. With an odd seed starts
-also find snapshots.
+also find snapshots, and the first kill waits for a moment at which one is newer than every checkpoint.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -18,10 +19,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 from phased_site import LAST_STEP, NUM_PHASES, STEPS_PER_PHASE, phased_site, steps
-from process_runs import VOCAB_SIZE, Site, descendants, kill_all
+from process_runs import VOCAB_SIZE, Site, descendants, kill_all, signal_all
 from warm_trainer import Outcome, WarmTrainer
 
 from data_prep.channels.indexed_writer import PartWriter, token_dtype
+from harness.checkpoint.node_folder import NodeFolder
+from harness.run.checkpoints.store import CheckpointStore
 
 _MARGIN_STEPS = 15
 """Steps before the end behind which nothing is killed: the run might be over by then."""
@@ -36,6 +39,7 @@ class Campaign:
     site: Site
     trainer: WarmTrainer
     seed: int
+    snapshots: NodeFolder | None = None
     num_kills: int = 0
     num_parts: int = 0
 
@@ -56,7 +60,25 @@ class Campaign:
     def _kill_at(self, pid: int, step: int, delay_s: float) -> None:
         self._train_until(pid, step)
         time.sleep(delay_s)
+        if self.num_kills == 0 and self.snapshots is not None:
+            self._stop_where(pid, self._has_newer_snapshot)
         kill_all([pid, *descendants(pid)])
+
+    def _stop_where(self, pid: int, condition: Callable[[], bool]) -> None:
+        """Stops the trainer at a moment at which the condition holds."""
+        while not _has_ended(pid):
+            signal_all([pid, *descendants(pid)], signal.SIGSTOP)
+            if condition():
+                return
+            signal_all([pid, *descendants(pid)], signal.SIGCONT)
+            time.sleep(0.01)
+
+    def _has_newer_snapshot(self) -> bool:
+        """Returns whether the next start has to go on from a snapshot: one of the newest checkpoint's line."""
+        assert self.snapshots is not None
+        newest = max((entry.step for entry in CheckpointStore(self.site.run_dir).list()), default=None)
+        manifests = [record.manifest for record in self.snapshots.records() if record.step <= self.site.last_step()]
+        return any(each is not None and each.parent is not None and each.parent.step == newest for each in manifests)
 
     def _train_until(self, pid: int, step: int) -> None:
         """Returns when this start has come to a step, or has ended; adds the parts that are due."""
@@ -115,6 +137,7 @@ def main(root: Path, seed: int, num_kills: int) -> None:
     campaign = Campaign(phased_site(root), trainer, seed)
     if seed % 2:
         campaign.site.config["checkpoint"] |= {"snapshot_every_steps": 2, "snapshot_folder": str(root / "local")}
+        campaign.snapshots = NodeFolder.of_rank(root / "local", campaign.site.run_dir, 0)
     campaign.run(num_kills)
     assert campaign.num_kills == num_kills
     assert campaign.num_parts == NUM_PHASES
