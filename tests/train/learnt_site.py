@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from process_runs import Command, Site
+from process_runs import Command, Site, signal_all
 
 from data_prep.channels.indexed_writer import PartWriter, token_dtype
 
@@ -16,6 +20,9 @@ SEQ_LENGTH = 16
 BATCH = 8
 CODE_EVERY = 2
 """Every second sample is code."""
+_MOST_STEPS_AHEAD = 8
+"""Steps that training is ahead of the watcher at most: on a busy machine it would be over before the watcher looks."""
+_PACED_EVERY_S = 0.01
 Documents = Callable[[np.random.RandomState, int], list[int]]
 WATCH: dict[str, Any] = {
     "action": "rollback",
@@ -66,9 +73,46 @@ def train_and_watch(site: Site, *arguments: str) -> tuple[tuple[int, str], tuple
     with site.train(*arguments) as training:
         training.wait_until(lambda: site.run_dir.config.exists())
         with Command(["watch", str(site.run_dir.root)]) as watching:
-            trained = training.finish()
+            with _paced(site, training, watching):
+                trained = training.finish()
             assert len(site.events("exit")) > num_exits, trained  # else the watcher waits for a restart
             return trained, watching.finish()
+
+
+@contextmanager
+def _paced(site: Site, training: Command, watching: Command) -> Iterator[None]:
+    """Holds the ranks while they are too far ahead of the watcher, as long as it is there."""
+    is_over = threading.Event()
+    pacing = threading.Thread(target=_pace, args=(site, training, watching, is_over))
+    pacing.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        pacing.join()
+
+
+def _pace(site: Site, training: Command, watching: Command, is_over: threading.Event) -> None:
+    held: list[int] = []
+    while not is_over.wait(_PACED_EVERY_S) and watching.process.poll() is None:
+        is_ahead = _steps_ahead(site) > _MOST_STEPS_AHEAD
+        if is_ahead and not held:
+            held = list(training.workers().values())
+            signal_all(held, signal.SIGSTOP)
+        elif held and not is_ahead:
+            signal_all(held, signal.SIGCONT)
+            held = []
+    signal_all(held, signal.SIGCONT)
+
+
+def _steps_ahead(site: Site) -> int:
+    """Steps that are recorded and that the watcher has not looked at."""
+    offset = 0
+    with suppress(OSError):
+        offset = json.loads((site.run_dir.watch / "state.json").read_text())["memory"]["metrics"]["offset"]
+    with suppress(OSError):
+        return site.run_dir.metrics.read_bytes()[offset:].count(b"\n")
+    return 0
 
 
 def _tokens_of_steps(num_steps: int) -> int:
